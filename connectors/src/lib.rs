@@ -1,0 +1,12 @@
+//! The doors of Bellwether: everything that touches the outside, behind a few traits.
+//! Nothing here decides: whom to tell what is the processors' business, and neither knows the other.
+//!
+//! Reading order: [`log`] and [`store`] (each twice: embedded, and for a cluster), [`events`] (the encodings of the `events` topic),
+//! [`channels`] (one file a provider), [`webhooks`] (what providers call back), [`secret`].
+
+pub mod channels;
+pub mod events;
+pub mod log;
+pub mod secret;
+pub mod store;
+pub mod webhooks;

@@ -1,0 +1,18 @@
+//! The decisions of Bellwether: pure functions of a record, the rows it needs, the definitions and the time.
+//! No I/O, no clock, no randomness, no async runtime; whatever is random derives from a hash of an id.
+//!
+//! Reading order: [`processor`] (what a processor is), [`definitions`] (compiled), then a record's journey: [`flow`], [`members`],
+//! [`route`], [`deliver`] (with [`content`]), [`track`], [`schedule`], [`dead_letters`].
+
+pub mod content;
+pub mod dead_letters;
+pub mod definitions;
+pub mod deliver;
+pub mod flow;
+pub mod members;
+pub mod processor;
+pub mod route;
+pub mod schedule;
+pub mod track;
+
+pub use processor::{Facts, Incoming, Output, Processor};

@@ -1,0 +1,168 @@
+//! A member as everything but the store sees one.
+
+use crate::{
+    Channel, Timestamp,
+    rows::{BadRow, Row},
+    tables::{MemberRow, PROFILE},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where a member can be reached by one channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// The address in its normal form: RFC 5321 mailbox, E.164 number.
+    pub address: String,
+    /// Whether it may be used.
+    pub state: AddressState,
+    /// Why it is in that state; empty while active.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Since when it is in that state.
+    pub since: Timestamp,
+}
+
+/// Whether an address may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressState {
+    /// Yes.
+    Active,
+    /// No: a provider said that nobody is there, or an operator said so.
+    Suppressed,
+}
+
+/// What is known of a member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Locale (BCP 47).
+    pub locale: Option<String>,
+    /// Time zone (IANA name).
+    pub time_zone: Option<String>,
+    /// Preferred channels, in order; empty means no preference.
+    pub channels: Vec<Channel>,
+    /// Addresses by channel, the preferred one first.
+    pub addresses: BTreeMap<Channel, Vec<Address>>,
+    /// Opt-ins by channel: given, refused, or absent where the member never said.
+    pub opt_ins: BTreeMap<Channel, bool>,
+    /// Anything the client keeps; `member.attributes` in templates and conditions.
+    pub attributes: serde_json::Map<String, serde_json::Value>,
+    /// When the profile was first written.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+    /// Offset of the last applied command.
+    pub applied: i64,
+}
+
+impl Profile {
+    /// To its row.
+    #[must_use]
+    pub fn into_row(self, project: &str, member: &str) -> MemberRow {
+        let json = |v: serde_json::Result<String>| v.ok().filter(|t| t != "{}");
+        MemberRow {
+            project: project.into(),
+            member: member.into(),
+            kind: PROFILE.into(),
+            id: String::new(),
+            locale: self.locale,
+            time_zone: self.time_zone,
+            channels: (!self.channels.is_empty())
+                .then(|| self.channels.iter().map(|c| c.name()).collect::<Vec<_>>().join(",")),
+            addresses: json(serde_json::to_string(&self.addresses)),
+            opt_ins: json(serde_json::to_string(&self.opt_ins)),
+            attributes: json(serde_json::to_string(&self.attributes)),
+            created_at: Some(self.created_at),
+            updated_at: Some(self.updated_at),
+            applied: Some(self.applied),
+            position: None,
+            decision: None,
+        }
+    }
+
+    /// From its row.
+    ///
+    /// # Errors
+    /// A JSON column does not hold what it should.
+    pub fn from_row(row: &MemberRow) -> Result<Self, BadRow> {
+        fn json<T: Default + serde::de::DeserializeOwned>(
+            column: &'static str,
+            text: Option<&String>,
+        ) -> Result<T, BadRow> {
+            text.map_or_else(
+                || Ok(T::default()),
+                |t| {
+                    serde_json::from_str(t).map_err(|e| BadRow {
+                        table: MemberRow::TABLE.name,
+                        column,
+                        problem: e.to_string(),
+                    })
+                },
+            )
+        }
+        Ok(Self {
+            locale: row.locale.clone(),
+            time_zone: row.time_zone.clone(),
+            channels: row
+                .channels
+                .iter()
+                .flat_map(|t| t.split(','))
+                .map(str::parse)
+                .collect::<Result<_, crate::channel::UnknownName>>()
+                .map_err(|e| BadRow { table: MemberRow::TABLE.name, column: "channels", problem: e.to_string() })?,
+            addresses: json("addresses", row.addresses.as_ref())?,
+            opt_ins: json("opt_ins", row.opt_ins.as_ref())?,
+            attributes: json("attributes", row.attributes.as_ref())?,
+            created_at: row.created_at.unwrap_or_default(),
+            updated_at: row.updated_at.unwrap_or_default(),
+            applied: row.applied.unwrap_or(-1),
+        })
+    }
+}
+
+/// A partial change of a profile, already checked: what is absent stays, what is null goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Patch {
+    /// E-mail address, RFC 5321 mailbox.
+    #[serde(skip_serializing_if = "Option::is_none", with = "present")]
+    pub email: Option<Option<String>>,
+    /// Phone for text messages, E.164.
+    #[serde(skip_serializing_if = "Option::is_none", with = "present")]
+    pub phone: Option<Option<String>>,
+    /// Locale (BCP 47).
+    #[serde(skip_serializing_if = "Option::is_none", with = "present")]
+    pub locale: Option<Option<String>>,
+    /// Time zone (IANA name).
+    #[serde(skip_serializing_if = "Option::is_none", with = "present")]
+    pub time_zone: Option<Option<String>>,
+    /// Preferred channels in order.
+    #[serde(skip_serializing_if = "Option::is_none", with = "present")]
+    pub channels: Option<Option<Vec<Channel>>>,
+    /// Opt-ins, merged by channel; null withdraws the statement.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub opt_ins: BTreeMap<Channel, Option<bool>>,
+    /// Attributes, merged by name; null removes one.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub attributes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Tells a field that is null (`Some(None)`) from one that is absent (`None`).
+mod present {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[allow(clippy::option_option)]
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<Option<T>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_ref().and_then(Option::as_ref).serialize(serializer)
+    }
+
+    #[allow(clippy::option_option)]
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Option<T>>, D::Error> {
+        Option::<T>::deserialize(deserializer).map(Some)
+    }
+}

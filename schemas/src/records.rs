@@ -1,0 +1,560 @@
+//! The records that travel on the log. One struct a schema in `avro/`; a field added later has a default on both sides.
+
+use crate::{Channel, DeliveryId, EventId, Lane, MemberKey, NotificationId, Position, Timestamp, Topic, ids::EntryId};
+use serde::{Deserialize, Serialize};
+
+/// Something that happened, told by a producer (CloudEvents 1.0).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Project.
+    pub project: String,
+    /// CloudEvents `id`.
+    pub id: String,
+    /// CloudEvents `source`.
+    pub source: String,
+    /// CloudEvents `type`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// CloudEvents `subject`: the member's `client_user_id`.
+    pub subject: Option<String>,
+    /// CloudEvents `time`, or when it was accepted.
+    pub time: Timestamp,
+    /// When Bellwether accepted it: the start of the end-to-end latency.
+    pub accepted_at: Timestamp,
+    /// CloudEvents `data`, a JSON value.
+    pub data: String,
+}
+
+impl Event {
+    /// The id that everything caused by this event derives from.
+    #[must_use]
+    pub fn event_id(&self) -> EventId {
+        EventId::derive(&self.project, &self.source, &self.id)
+    }
+}
+
+/// A change to a member. Commands of one member are serial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberCommand {
+    /// Project.
+    pub project: String,
+    /// `client_user_id`.
+    pub member: String,
+    /// When it was asked for.
+    pub at: Timestamp,
+    /// Who asked: the API key's name, a provider, the member.
+    pub actor: String,
+    /// What is asked.
+    pub action: MemberAction,
+    /// For `upsert`: a [`crate::member::Patch`] as JSON.
+    pub patch: Option<String>,
+    /// For `suppress` and `opt_out`.
+    pub channel: Option<Channel>,
+    /// For `suppress`: the address.
+    pub address: Option<String>,
+    /// For `suppress` and `opt_out`: why.
+    pub reason: Option<String>,
+}
+
+/// What a [`MemberCommand`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberAction {
+    /// Create or change the profile.
+    Upsert,
+    /// Remove the profile.
+    Delete,
+    /// Stop using one address.
+    Suppress,
+    /// The member wants nothing more by this channel.
+    OptOut,
+    /// The member wants this channel again.
+    OptIn,
+}
+
+/// The intent to tell one member one thing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Notification {
+    /// Id, derived from what caused it.
+    pub id: NotificationId,
+    /// Project.
+    pub project: String,
+    /// `client_user_id`.
+    pub member: String,
+    /// The event that caused it.
+    pub event: EventId,
+    /// Its CloudEvents type.
+    pub event_type: String,
+    /// Flow that asked for it.
+    pub flow: String,
+    /// Version of that flow.
+    pub flow_version: i32,
+    /// Step within the flow, from 0.
+    pub step: i32,
+    /// Template to use.
+    pub template: String,
+    /// Lane.
+    pub lane: Lane,
+    /// Channels to choose from, in order; empty leaves it to the member's preference.
+    pub channels: Vec<Channel>,
+    /// Nothing is sent after this.
+    pub expires_at: Option<Timestamp>,
+    /// When the event was accepted.
+    pub accepted_at: Timestamp,
+    /// The event's data, a JSON value.
+    pub data: String,
+}
+
+/// A notification on one channel to one address, with all that rendering needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Id, derived from notification, channel and address.
+    pub id: DeliveryId,
+    /// Notification.
+    pub notification: NotificationId,
+    /// Project.
+    pub project: String,
+    /// `client_user_id`.
+    pub member: String,
+    /// CloudEvents type of the event.
+    pub event_type: String,
+    /// Template.
+    pub template: String,
+    /// Channel.
+    pub channel: Channel,
+    /// Address, in the channel's normal form.
+    pub address: String,
+    /// Locale of the member, if known.
+    pub locale: Option<String>,
+    /// Lane.
+    pub lane: Lane,
+    /// The how-many-eth try this is, from 1.
+    pub attempt: i32,
+    /// When the event was accepted.
+    pub accepted_at: Timestamp,
+    /// Nothing is sent after this.
+    pub expires_at: Option<Timestamp>,
+    /// What templates see: a JSON object with `member`, and the event's data at the top and as `event.data`.
+    pub context: String,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Delivery.
+    pub delivery: DeliveryId,
+    /// Notification.
+    pub notification: NotificationId,
+    /// Project.
+    pub project: String,
+    /// `client_user_id`.
+    pub member: String,
+    /// Template.
+    pub template: String,
+    /// Channel.
+    pub channel: Channel,
+    /// What happened.
+    pub kind: ReceiptKind,
+    /// When it happened, by the clock of whoever saw it.
+    pub at: Timestamp,
+    /// Which try it is about, from 1.
+    pub attempt: i32,
+    /// Provider by its name in the definitions.
+    pub provider: String,
+    /// The provider's own id of the message.
+    pub provider_id: Option<String>,
+    /// Kind of error, for `failed` and `deferred`.
+    pub error: Option<ErrorKind>,
+    /// The provider's words: code and text.
+    pub detail: Option<String>,
+    /// The address it went to, where the receipt must act on it (suppression).
+    pub address: Option<String>,
+}
+
+/// What a receipt says. The order of [`ReceiptKind::rank`] is the order of a message's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReceiptKind {
+    /// The try failed in a way that passes; it is tried again.
+    Deferred,
+    /// The provider took it.
+    Sent,
+    /// It will not arrive.
+    Failed,
+    /// It arrived.
+    Delivered,
+    /// It was opened.
+    Opened,
+    /// A link in it was followed.
+    Clicked,
+    /// The member answered with an opt-out.
+    OptedOut,
+}
+
+impl ReceiptKind {
+    /// Every kind.
+    pub const ALL: [Self; 7] =
+        [Self::Deferred, Self::Sent, Self::Failed, Self::Delivered, Self::Opened, Self::Clicked, Self::OptedOut];
+
+    /// The name in aggregates, metrics and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deferred => "deferred",
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Delivered => "delivered",
+            Self::Opened => "opened",
+            Self::Clicked => "clicked",
+            Self::OptedOut => "opted_out",
+        }
+    }
+
+    /// A message's status is its receipt of the greatest rank, whatever order they came in.
+    #[must_use]
+    pub const fn rank(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Why a call to a provider failed. A kind exists only where what we do differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// It will pass: back off and try again.
+    Transient,
+    /// Too fast: wait as told.
+    Throttled,
+    /// Perhaps it was taken, perhaps not.
+    Ambiguous,
+    /// Nobody is there: suppress the address.
+    InvalidAddress,
+    /// The member said no to the provider: record it.
+    OptedOut,
+    /// The message is not acceptable: dead letter.
+    Rejected,
+    /// Our account is at fault: stop the provider, alert, try again later.
+    Unauthorized,
+    /// It expired before it could be sent.
+    Expired,
+}
+
+impl ErrorKind {
+    /// The name in metrics and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Throttled => "throttled",
+            Self::Ambiguous => "ambiguous",
+            Self::InvalidAddress => "invalid_address",
+            Self::OptedOut => "opted_out",
+            Self::Rejected => "rejected",
+            Self::Unauthorized => "unauthorized",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// A record to be emitted when it is due.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scheduled {
+    /// Id, derived from what caused it.
+    pub id: EntryId,
+    /// Project.
+    pub project: String,
+    /// When.
+    pub due: Timestamp,
+    /// Name of the target topic.
+    pub topic: String,
+    /// Key of the record to emit.
+    pub key: String,
+    /// The record to emit, encoded.
+    #[serde(with = "blob")]
+    pub payload: Vec<u8>,
+}
+
+/// What was decided about a notification, the negative too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Id, derived from notification, stage and cause.
+    pub id: EntryId,
+    /// Notification; for an event without a flow, derived from the event alone.
+    pub notification: NotificationId,
+    /// Project.
+    pub project: String,
+    /// `client_user_id`.
+    pub member: String,
+    /// Event.
+    pub event: EventId,
+    /// CloudEvents type.
+    pub event_type: String,
+    /// Flow; empty where none took the event.
+    pub flow: String,
+    /// Version of the flow.
+    pub flow_version: i32,
+    /// Template; empty where none was reached.
+    pub template: String,
+    /// When.
+    pub at: Timestamp,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The chosen channel.
+    pub channel: Option<Channel>,
+    /// The delivery that follows.
+    pub delivery: Option<DeliveryId>,
+    /// Every channel that was looked at, in order, with the rule that decided it.
+    pub trace: Vec<Verdict>,
+    /// In words: what decided.
+    pub detail: String,
+}
+
+/// One channel as the router saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Channel.
+    pub channel: Channel,
+    /// `chosen`, or the rule that rejected it.
+    pub rule: String,
+    /// The facts behind it, without personal data.
+    pub detail: String,
+}
+
+/// How a decision ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A channel was chosen; a delivery follows.
+    Routed,
+    /// No flow is triggered by this event type.
+    NoFlow,
+    /// The flow's condition is false for this event.
+    ConditionFalse,
+    /// Another position claimed the same notification.
+    Duplicate,
+    /// Its time had passed.
+    Expired,
+    /// The project has no such member.
+    UnknownMember,
+    /// No channel was usable, for the reasons in the trace; this is the first one's.
+    NoAddress,
+    /// Every channel with an address is refused by the member, or lacks a needed opt-in.
+    NoOptIn,
+    /// Every address is suppressed.
+    Suppressed,
+    /// The template has no variant for a usable channel.
+    NoTemplate,
+    /// No provider is defined for a usable channel.
+    NoProvider,
+}
+
+impl Outcome {
+    /// The name in aggregates, metrics and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::NoFlow => "no_flow",
+            Self::ConditionFalse => "condition_false",
+            Self::Duplicate => "duplicate",
+            Self::Expired => "expired",
+            Self::UnknownMember => "unknown_member",
+            Self::NoAddress => "no_address",
+            Self::NoOptIn => "no_opt_in",
+            Self::Suppressed => "suppressed",
+            Self::NoTemplate => "no_template",
+            Self::NoProvider => "no_provider",
+        }
+    }
+}
+
+/// What could not be read or decided, kept whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Id, derived from the position.
+    pub id: EntryId,
+    /// Project, or empty where it could not be read.
+    pub project: String,
+    /// When.
+    pub at: Timestamp,
+    /// Processor that gave it up.
+    pub processor: String,
+    /// Closed reason.
+    pub reason: Reason,
+    /// What is wrong, with the field and the remedy.
+    pub detail: String,
+    /// Topic it came by.
+    pub topic: String,
+    /// Partition it came by.
+    pub partition: i32,
+    /// Offset it came by.
+    pub offset: i64,
+    /// Key as it was.
+    #[serde(with = "blob")]
+    pub key: Vec<u8>,
+    /// Payload as it was.
+    #[serde(with = "blob")]
+    pub payload: Vec<u8>,
+    /// Headers as they were.
+    pub headers: Vec<Header>,
+}
+
+/// One header of a record on the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Name.
+    pub name: String,
+    /// Value.
+    #[serde(with = "blob")]
+    pub value: Vec<u8>,
+}
+
+/// Why something is a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The bytes are not in any accepted encoding.
+    Malformed,
+    /// The encoding names a schema that is not known here.
+    UnknownSchema,
+    /// Readable, but a field is missing or has a value outside its domain.
+    Invalid,
+    /// Larger than the limit.
+    TooLarge,
+    /// A condition or template failed on this data.
+    Evaluation,
+    /// The provider does not accept the content.
+    Rejected,
+    /// All attempts were used up.
+    Exhausted,
+    /// Perhaps sent, perhaps not, and the provider is set to hold such ones.
+    Ambiguous,
+}
+
+impl Reason {
+    /// The name in metrics and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnknownSchema => "unknown_schema",
+            Self::Invalid => "invalid",
+            Self::TooLarge => "too_large",
+            Self::Evaluation => "evaluation",
+            Self::Rejected => "rejected",
+            Self::Exhausted => "exhausted",
+            Self::Ambiguous => "ambiguous",
+        }
+    }
+}
+
+/// A project's definitions as published: the newest per project stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DefinitionSet {
+    /// Project.
+    pub project: String,
+    /// Version, from 1, growing by publication.
+    pub version: i32,
+    /// When it was published.
+    pub published_at: Timestamp,
+    /// Who published it.
+    pub actor: String,
+    /// The definitions as one JSON document.
+    pub document: String,
+}
+
+/// A record on its way to the log, still typed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// To `members`.
+    Member(MemberCommand),
+    /// To the lane's `notifications`.
+    Notification(Notification),
+    /// To the channel's and lane's `deliveries`.
+    Delivery(Delivery),
+    /// To `receipts`.
+    Receipt(Receipt),
+    /// To `decisions`.
+    Decision(Decision),
+    /// To `dead-letters`.
+    DeadLetter(DeadLetter),
+    /// To `scheduled`: emit the record when it is due.
+    Later(Timestamp, Box<Record>),
+    /// A record that is already encoded, to its topic: what was scheduled, or is replayed.
+    Encoded {
+        /// Target.
+        topic: Topic,
+        /// Key.
+        key: Vec<u8>,
+        /// Encoded record.
+        payload: Vec<u8>,
+    },
+}
+
+impl Record {
+    /// The topic it goes to.
+    #[must_use]
+    pub const fn topic(&self) -> Topic {
+        match self {
+            Self::Member(_) => Topic::Members,
+            Self::Notification(n) => Topic::Notifications(n.lane),
+            Self::Delivery(d) => Topic::Deliveries(d.channel, d.lane),
+            Self::Receipt(_) => Topic::Receipts,
+            Self::Decision(_) => Topic::Decisions,
+            Self::DeadLetter(_) => Topic::DeadLetters,
+            Self::Later(..) => Topic::Scheduled,
+            Self::Encoded { topic, .. } => *topic,
+        }
+    }
+
+    /// The key it goes under.
+    #[must_use]
+    pub fn key(&self) -> Vec<u8> {
+        let member = |project: &str, member: &str| MemberKey::new(project, member).to_string().into_bytes();
+        match self {
+            Self::Member(r) => member(&r.project, &r.member),
+            Self::Notification(r) => member(&r.project, &r.member),
+            Self::Delivery(r) => member(&r.project, &r.member),
+            Self::Receipt(r) => member(&r.project, &r.member),
+            Self::Decision(r) => member(&r.project, &r.member),
+            Self::DeadLetter(r) => r.id.0.as_bytes().to_vec(),
+            Self::Later(_, record) => record.key(),
+            Self::Encoded { key, .. } => key.clone(),
+        }
+    }
+}
+
+impl DeadLetter {
+    /// The id of whatever died at `position` in `processor`.
+    #[must_use]
+    pub fn id_at(processor: &str, position: Position) -> EntryId {
+        EntryId::derive("dead-letter", &[processor.as_bytes(), position.to_string().as_bytes()])
+    }
+}
+
+/// Avro `bytes`.
+mod blob {
+    use serde::{Deserializer, Serializer, de};
+    use std::fmt;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl de::Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}

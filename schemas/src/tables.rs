@@ -1,0 +1,276 @@
+//! The tables, one row struct each. `infra/cql` holds the same tables as CQL; a test compares the two.
+
+use crate::{Timestamp, row};
+use uuid::Uuid;
+
+row! {
+    /// All that route needs of a member, in one partition: the profile (`kind` = [`PROFILE`], `id` empty) and one claim a recent
+    /// notification (`kind` = [`CLAIM`], `id` = notification). Fenced by the offset (plus one) of the record that caused the write.
+    MemberRow in "members" fenced {
+        partition {
+            /// Project.
+            project: String,
+            /// `client_user_id`.
+            member: String,
+        }
+        clustering {
+            /// [`PROFILE`] or [`CLAIM`].
+            kind: String,
+            /// Empty, or the notification.
+            id: String,
+        }
+        columns {
+            /// Profile: locale (BCP 47).
+            locale: Option<String>,
+            /// Profile: time zone (IANA).
+            time_zone: Option<String>,
+            /// Profile: preferred channels in order, separated by commas.
+            channels: Option<String>,
+            /// Profile: JSON object of channel → list of [`crate::member::Address`].
+            addresses: Option<String>,
+            /// Profile: JSON object of channel → boolean.
+            opt_ins: Option<String>,
+            /// Profile: JSON object of anything the client keeps.
+            attributes: Option<String>,
+            /// Profile: when it was first written.
+            created_at: Option<Timestamp>,
+            /// Profile: when it was last changed. Claim: when it was decided.
+            updated_at: Option<Timestamp>,
+            /// Profile: offset of the last applied command in the member's partition of `members`.
+            applied: Option<i64>,
+            /// Claim: position of the claimant (law 2), `topic/partition/offset`.
+            position: Option<String>,
+            /// Claim: the decision as it was taken, JSON; a redelivery emits it again, unchanged.
+            decision: Option<String>,
+        }
+    }
+}
+
+/// `kind` of a member's profile.
+pub const PROFILE: &str = "profile";
+/// `kind` of a notification's claim.
+pub const CLAIM: &str = "claim";
+
+row! {
+    /// One line of a notification's story. The first position to write a line owns it; another position is a duplicate.
+    StoryRow in "stories" {
+        partition {
+            /// Notification.
+            notification: Uuid,
+        }
+        clustering {
+            /// Hash of what makes the line unique: for a receipt, delivery + kind (+ attempt); for a decision, its cause.
+            id: Uuid,
+        }
+        columns {
+            /// Project.
+            project: String,
+            /// `client_user_id`.
+            member: String,
+            /// When it happened.
+            at: Timestamp,
+            /// `decision` or `receipt`.
+            kind: String,
+            /// The decision's outcome or the receipt's kind.
+            outcome: String,
+            /// Delivery, where there is one.
+            delivery: Option<Uuid>,
+            /// Channel, where there is one.
+            channel: Option<String>,
+            /// The whole decision or receipt as JSON.
+            detail: String,
+            /// Position of the record that wrote this line.
+            position: String,
+        }
+    }
+}
+
+row! {
+    /// A partial sum: what one source partition contributed to one figure of one day. Fenced by the last offset (plus one) it includes.
+    AggregateRow in "aggregates" fenced {
+        partition {
+            /// Project.
+            project: String,
+            /// UTC day, `YYYY-MM-DD`.
+            day: String,
+        }
+        clustering {
+            /// Template (event type).
+            template: String,
+            /// Channel, or empty where none was chosen.
+            channel: String,
+            /// Figure: a receipt's kind, or `decided.` and an outcome.
+            metric: String,
+            /// Source partition, `topic/partition`.
+            source: String,
+        }
+        columns {
+            /// The sum.
+            value: i64,
+            /// Last offset that the sum includes.
+            included: i64,
+        }
+    }
+}
+
+row! {
+    /// A record to be emitted when it is due (law 5), in the bucket of its minute.
+    ScheduledRow in "scheduled" {
+        partition {
+            /// Partition of the `scheduled` topic that it came by.
+            shard: i64,
+            /// Minutes since the Unix epoch.
+            minute: i64,
+        }
+        clustering {
+            /// When it is due.
+            due: Timestamp,
+            /// Id of the scheduled record.
+            id: Uuid,
+        }
+        columns {
+            /// Target topic.
+            topic: String,
+            /// Key of the record to emit.
+            key: String,
+            /// The record to emit, encoded.
+            payload: Vec<u8>,
+        }
+    }
+}
+
+row! {
+    /// How far a partition's scheduled records have been emitted: everything due before is gone.
+    ScheduleCursorRow in "schedule_cursors" {
+        partition {
+            /// Partition of the `scheduled` topic.
+            shard: i64,
+        }
+        clustering {}
+        columns {
+            /// Everything due before this has been emitted.
+            due: Timestamp,
+        }
+    }
+}
+
+row! {
+    /// A dead letter, kept to be shown and replayed.
+    DeadLetterRow in "dead_letters" {
+        partition {
+            /// Project, or empty where it could not be read.
+            project: String,
+            /// UTC day of its death.
+            day: String,
+        }
+        clustering {
+            /// Id.
+            id: Uuid,
+        }
+        columns {
+            /// When.
+            at: Timestamp,
+            /// Closed reason, see [`crate::records::Reason`].
+            reason: String,
+            /// What is wrong and how to mend it.
+            detail: String,
+            /// The whole [`crate::records::DeadLetter`], encoded.
+            record: Vec<u8>,
+            /// When it was last replayed.
+            replayed_at: Option<Timestamp>,
+        }
+    }
+}
+
+row! {
+    /// The answer to a request with an `Idempotency-Key`, inserted if absent.
+    IdempotencyRow in "idempotency_keys" {
+        partition {
+            /// Project.
+            project: String,
+            /// The client's key.
+            key: String,
+        }
+        clustering {}
+        columns {
+            /// SHA-256 of method, path and body: another request under the same key is refused.
+            request: String,
+            /// HTTP status of the answer; null while the first request is in work.
+            status: Option<i64>,
+            /// Body of the answer.
+            body: Option<String>,
+        }
+    }
+}
+
+row! {
+    /// A bulk import and its progress.
+    ImportRow in "imports" {
+        partition {
+            /// Project.
+            project: String,
+            /// Id of the import.
+            import: Uuid,
+        }
+        clustering {}
+        columns {
+            /// When it began.
+            started_at: Timestamp,
+            /// When it ended.
+            finished_at: Option<Timestamp>,
+            /// Rows read so far.
+            read: i64,
+            /// Rows accepted so far.
+            accepted: i64,
+            /// Rows rejected so far.
+            rejected: i64,
+        }
+    }
+}
+
+row! {
+    /// A row of an import that was refused.
+    ImportRejectRow in "import_rejects" {
+        partition {
+            /// Project.
+            project: String,
+            /// Id of the import.
+            import: Uuid,
+        }
+        clustering {
+            /// Line in the uploaded file, from 1.
+            line: i64,
+        }
+        columns {
+            /// Field that is wrong.
+            field: String,
+            /// What is wrong and how to mend it.
+            detail: String,
+            /// The row as it came.
+            raw: String,
+        }
+    }
+}
+
+/// Every table.
+#[must_use]
+pub fn all() -> Vec<&'static crate::rows::Table> {
+    use crate::rows::Row;
+    vec![
+        MemberRow::TABLE,
+        StoryRow::TABLE,
+        AggregateRow::TABLE,
+        ScheduledRow::TABLE,
+        ScheduleCursorRow::TABLE,
+        DeadLetterRow::TABLE,
+        IdempotencyRow::TABLE,
+        ImportRow::TABLE,
+        ImportRejectRow::TABLE,
+    ]
+}
+
+/// The table of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static crate::rows::Table> {
+    all().into_iter().find(|t| t.name == name)
+}
