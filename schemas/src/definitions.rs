@@ -49,6 +49,9 @@ pub struct Provider {
     /// Tries of one delivery, the first included.
     #[serde(default = "default_attempts")]
     pub max_attempts: u32,
+    /// Wait before the second try in milliseconds; it doubles with every further one.
+    #[serde(default = "default_backoff_ms")]
+    pub backoff_ms: u64,
     /// The connector's own settings, checked by the connector.
     #[serde(flatten)]
     pub settings: serde_json::Map<String, serde_json::Value>,
@@ -56,6 +59,10 @@ pub struct Provider {
 
 const fn default_in_flight() -> u32 {
     64
+}
+
+const fn default_backoff_ms() -> u64 {
+    5_000
 }
 
 const fn default_attempts() -> u32 {
