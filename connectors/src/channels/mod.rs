@@ -6,8 +6,11 @@ pub mod smtp;
 pub mod twilio;
 
 use async_trait::async_trait;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bellwether_schemas::{Channel, DeliveryId, NotificationId, records::ErrorKind};
-use std::{fmt::Debug, time::Duration};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 /// A rendered message on its way to one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,29 @@ pub struct Reference {
     pub template: String,
     /// Provider's name in the definitions.
     pub provider: String,
+}
+
+/// A reference that does not read back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no reference of ours ({0}): use the callback URL as it was given to the provider")]
+pub struct BadReference(&'static str);
+
+impl Reference {
+    /// As one opaque word of `[A-Za-z0-9_-]`, to travel in a callback's URL. It is not secret and not signed: the provider signs the URL.
+    #[must_use]
+    pub fn to_token(&self) -> String {
+        // A struct of texts always has a JSON form.
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Reads what [`Reference::to_token`] wrote.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn from_token(token: &str) -> Result<Self, BadReference> {
+        let json = URL_SAFE_NO_PAD.decode(token).map_err(|_| BadReference("not base64url"))?;
+        serde_json::from_slice(&json).map_err(|_| BadReference("a field is missing or malformed"))
+    }
 }
 
 /// What a message says, by the kind of channel.
@@ -103,4 +129,112 @@ pub trait Sink: Debug + Send + Sync {
     /// # Errors
     /// What is wrong.
     async fn check(&self) -> Result<(), SendError>;
+}
+
+/// Settings of a provider that do not do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no such connector.
+    #[error("unknown provider kind `{0}`: use one of {known}", known = KINDS.map(|(kind, _)| kind).join(", "))]
+    Kind(String),
+    /// A field is missing, unknown or has a value outside its domain.
+    #[error("{kind} provider: `{field}` {problem}")]
+    Field {
+        /// Connector.
+        kind: &'static str,
+        /// Field, with a dot where it is nested.
+        field: String,
+        /// What is wrong and how to mend it.
+        problem: String,
+    },
+    /// A secret is not to be had.
+    #[error("{kind} provider: `{field}`: {source}")]
+    Secret {
+        /// Connector.
+        kind: &'static str,
+        /// Field.
+        field: &'static str,
+        /// Why not.
+        source: crate::secret::SecretError,
+    },
+}
+
+/// Every connector and its channel.
+pub const KINDS: [(&str, Channel); 2] = [(smtp::KIND, Channel::Email), (twilio::KIND, Channel::Sms)];
+
+/// The channel that a kind of provider serves; `None` for an unknown kind.
+#[must_use]
+pub fn channel_of(kind: &str) -> Option<Channel> {
+    KINDS.into_iter().find(|(known, _)| *known == kind).map(|(_, channel)| channel)
+}
+
+/// Checks a provider's settings without fetching secrets or touching the network.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn validate(kind: &str, settings: &Map<String, Value>) -> Result<(), ConfigError> {
+    match kind {
+        smtp::KIND => read::<smtp::Config>(smtp::KIND, settings)?.validate().map(drop),
+        twilio::KIND => read::<twilio::Config>(twilio::KIND, settings)?.validate(),
+        _ => Err(ConfigError::Kind(kind.to_owned())),
+    }
+}
+
+/// Makes a provider ready to be called. Fetches its secrets; connects to nothing yet. Needs no runtime, its calls do.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>, ConfigError> {
+    Ok(match kind {
+        smtp::KIND => Arc::new(smtp::SmtpSink::new(&read(smtp::KIND, settings)?)?),
+        twilio::KIND => Arc::new(twilio::TwilioSink::new(read(twilio::KIND, settings)?)?),
+        _ => return Err(ConfigError::Kind(kind.to_owned())),
+    })
+}
+
+fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
+    serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {
+        let field = match error.path().to_string() {
+            whole if whole == "." => "settings".to_owned(),
+            field => field,
+        };
+        ConfigError::Field { kind, field, problem: format!("is wrong: {}", error.into_inner()) }
+    })
+}
+
+/// Longest text of a provider that goes into an error.
+const MAX_WORDS: usize = 300;
+/// A run of this many digits may be somebody's phone number; error codes are shorter.
+const PHONE_DIGITS: usize = 7;
+
+/// A provider's words without e-mail addresses, phone numbers and control characters, cut to a bearable length (law 8).
+#[must_use]
+pub fn without_addresses(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(MAX_WORDS));
+    for (n, word) in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).enumerate() {
+        if n > 0 {
+            out.push(' ');
+        }
+        out.push_str(if word.contains('@') || has_phone(word) { "[address]" } else { word });
+        if out.len() > MAX_WORDS {
+            let cut = (0..=MAX_WORDS).rev().find(|at| out.is_char_boundary(*at)).unwrap_or(0);
+            out.truncate(cut);
+            out.push('…');
+            break;
+        }
+    }
+    out
+}
+
+/// Whether enough digits follow each other, punctuation between them or not.
+fn has_phone(word: &str) -> bool {
+    let mut run = 0;
+    word.chars().any(|c| {
+        run = match c {
+            _ if c.is_ascii_digit() => run + 1,
+            _ if c.is_alphabetic() => 0,
+            _ => run,
+        };
+        run >= PHONE_DIGITS
+    })
 }
