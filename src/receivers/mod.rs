@@ -2,10 +2,10 @@
 //! ask what really arrived. They know nothing of the pipeline, so that what they count is independent of what the pipeline believes.
 
 pub mod smtp;
-//pub mod twilio;
+pub mod twilio;
 
 pub use smtp::{SmtpOptions, SmtpReceiver};
-//pub use twilio::{TwilioOptions, TwilioReceiver};
+pub use twilio::{TwilioOptions, TwilioReceiver};
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -36,7 +36,7 @@ impl Client {
         let mut reply = String::new();
         loop {
             let start = reply.len();
-            if self.0.read_line(&mut reply).await.unwrap() == 0 || reply[start..].as_bytes().get(3) != Some(&b'-') {
+            if self.0.read_line(&mut reply).await.unwrap() == 0 || reply.as_bytes()[start..].get(3) != Some(&b'-') {
                 return reply;
             }
         }
@@ -289,7 +289,19 @@ async fn smtp_source_is_taken_whole() {
     let receiver = receiver(SmtpOptions::default()).await;
     let start = Instant::now();
     let status = tokio::process::Command::new("smtp-source")
-        .args(["-s", "20", "-m", &MESSAGES.to_string(), "-l", "2000", "-f", "a@example.com", "-t", "b@example.com"])
+        .args([
+            "-d",
+            "-s",
+            "20",
+            "-m",
+            &MESSAGES.to_string(),
+            "-l",
+            "2000",
+            "-f",
+            "a@example.com",
+            "-t",
+            "b@example.com",
+        ])
         .arg(format!("inet:{}", receiver.addr()))
         .status()
         .await
