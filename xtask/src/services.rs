@@ -1,5 +1,5 @@
 //! The real parts on loopback, without a container engine: Apache Kafka, Apache Cassandra (the same CQL and wire protocol as ScyllaDB) and
-//! Apicurio (a schema registry, compatible with Confluent's). For tests and for trying things; not a way to run them in production.
+//! Apicurio (a schema registry, compatible with Confluent's). They keep what they acknowledged when they are killed. For tests and for trying things; not a way to run them in production.
 //!
 //! Reading order: this file (what a service is, what can be done with one), [`kafka`], [`cql`], [`registry`] (how each is fetched,
 //! configured and asked whether it is ready), [`process`] (pid files and signals), [`maven`] (fetching).

@@ -39,7 +39,7 @@ pub(super) fn command(java: &mut Command, folder: &Path, ports: Ports) -> anyhow
     Ok(())
 }
 
-/// A record is acknowledged once it is in the page cache: it survives the end of the process, not that of the machine. That is what tests can do to it.
+/// A record is acknowledged once it is in the page cache: it survives the end of the process (which a test can bring about), not that of the machine.
 fn configuration(folder: &Path, ports: Ports) -> String {
     let Ports { kafka, kafka_controller, .. } = ports;
     format!(

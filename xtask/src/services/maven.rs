@@ -59,7 +59,7 @@ fn once(folder: &Path, what: &str, fetch: impl FnOnce() -> anyhow::Result<()>) -
 
 fn maven() -> Command {
     let mut command = Command::new("mvn");
-    command.args(["-q", "-B"]);
+    command.args(["-q", "-B", "-Dstyle.color=never"]);
     command
 }
 
