@@ -5,7 +5,7 @@ use super::*;
 use axum::routing::post;
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, atomic::AtomicU32},
+    sync::{LazyLock, Mutex, atomic::AtomicU32},
     time::Instant,
 };
 
@@ -21,13 +21,20 @@ async fn receiver(options: TwilioOptions) -> TwilioReceiver {
     TwilioReceiver::start(([127, 0, 0, 1], 0).into(), options).await.unwrap()
 }
 
+/// Loading the system's certificates takes longer than a test. No connection is kept, because each test has its own runtime.
+fn client() -> &'static reqwest::Client {
+    static CLIENT: LazyLock<reqwest::Client> =
+        LazyLock::new(|| reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap());
+    &CLIENT
+}
+
 /// Posts a message; status and body of the answer.
 async fn post_form(
     receiver: &TwilioReceiver,
     form: &[(&str, &str)],
 ) -> reqwest::Result<(StatusCode, serde_json::Value)> {
     let url = format!("{}/2010-04-01/Accounts/{ACCOUNT}/Messages.json", receiver.url());
-    let answer = reqwest::Client::new().post(url).basic_auth(ACCOUNT, Some(TOKEN)).form(form).send().await?;
+    let answer = client().post(url).basic_auth(ACCOUNT, Some(TOKEN)).form(form).send().await?;
     Ok((answer.status(), answer.json().await?))
 }
 
@@ -140,7 +147,7 @@ async fn only_the_account_with_its_token_comes_in() {
     let receiver = receiver(options()).await;
     let account = format!("{}/2010-04-01/Accounts/{ACCOUNT}.json", receiver.url());
     let fetch = async |token: &str| {
-        let answer = reqwest::Client::new().get(&account).basic_auth(ACCOUNT, Some(token)).send().await.unwrap();
+        let answer = client().get(&account).basic_auth(ACCOUNT, Some(token)).send().await.unwrap();
         (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
     };
     let (status, body) = fetch(TOKEN).await;
@@ -148,10 +155,10 @@ async fn only_the_account_with_its_token_comes_in() {
     let (status, body) = fetch("wrong").await;
     assert_eq!((status, body["code"].as_u64()), (401, Some(20003)));
     let messages = format!("{}/2010-04-01/Accounts/{ACCOUNT}/Messages.json", receiver.url());
-    let answer = reqwest::Client::new().post(messages).form(&[("To", "+34612345678")]).send().await.unwrap();
+    let answer = client().post(messages).form(&[("To", "+34612345678")]).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "before anything is said of the parameters");
     let elsewhere = format!("{}/2010-04-01/Calls.json", receiver.url());
-    assert_eq!(reqwest::get(elsewhere).await.unwrap().status(), StatusCode::NOT_FOUND);
+    assert_eq!(client().get(elsewhere).send().await.unwrap().status(), StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -282,7 +289,7 @@ async fn dropping_the_receiver_ends_what_it_holds() {
     let receiver = receiver(options()).await;
     let url = format!("{}/2010-04-01/Accounts/{ACCOUNT}/Messages.json", receiver.url());
     let form = [("To", "+34612340006"), ("From", "+34600000000"), ("Body", "hola")];
-    let held = tokio::spawn(reqwest::Client::new().post(url).basic_auth(ACCOUNT, Some(TOKEN)).form(&form).send());
+    let held = tokio::spawn(client().post(url).basic_auth(ACCOUNT, Some(TOKEN)).form(&form).send());
     assert!(receiver.wait_for(|received| received.unanswered == 1, MINUTE).await);
     drop(receiver);
     let ended = tokio::time::timeout(MINUTE / 2, held).await.unwrap().unwrap();
