@@ -2,15 +2,18 @@
 
 use crate::{
     config::{Config, LogConfig, StoreConfig},
+    http::auth::{ApiKeyConfig, Scope},
     metrics::Metrics,
     runtime::metered::{MeteredLog, MeteredStore},
 };
 use bellwether_connectors::{
-    embedded::Embedded,
+    embedded::{Embedded, EmbeddedError},
     log::{Log, LogError, embedded::EmbeddedLog, kafka::KafkaLog},
     store::{Store, StoreError, embedded::EmbeddedStore, scylla::ScyllaStore},
 };
-use std::sync::Arc;
+use bellwether_connectors::secret::Secret;
+use rand::distr::{Alphanumeric, SampleString as _};
+use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::PathBuf, sync::Arc};
 
 /// An open log and store.
 #[derive(Clone, Debug)]
@@ -34,6 +37,9 @@ pub enum OpenError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The embedded database under both.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
 }
 
 impl Backends {
@@ -44,7 +50,7 @@ impl Backends {
     pub async fn open(config: &Config, metrics: &Metrics) -> Result<Self, OpenError> {
         let embedded = match (&config.log, &config.store) {
             (LogConfig::Kafka(_), StoreConfig::Scylla(_)) => None,
-            _ => Some(Embedded::open(&config.data_dir, &config.embedded)?),
+            _ => Some(Embedded::open(&config.data_dir, config.embedded.clone())?),
         };
         let embedded_log = embedded.as_ref().map(|e| Arc::clone(&e.log)).filter(|_| matches!(config.log, LogConfig::Embedded));
         let embedded_store =
@@ -72,4 +78,46 @@ impl Backends {
             embedded_store,
         })
     }
+}
+
+/// Creates topics and tables on a cluster: what `topics create` and `migrate` do.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn prepare(config: &Config) -> Result<(), OpenError> {
+    if let LogConfig::Kafka(kafka) = &config.log {
+        KafkaLog::connect(kafka.clone())?.create_topics(config.partitions).await?;
+    }
+    if let StoreConfig::Scylla(scylla) = &config.store {
+        ScyllaStore::connect(scylla.clone()).await?.migrate().await?;
+    }
+    Ok(())
+}
+
+/// Gives an embedded instance without keys one of its own, in `data_dir/api-key`, readable by its owner only; returns the file.
+///
+/// # Errors
+/// The folder or file cannot be written or read.
+pub fn ensure_key(config: &mut Config) -> std::io::Result<Option<PathBuf>> {
+    if !config.api_keys.is_empty() {
+        return Ok(None);
+    }
+    std::fs::create_dir_all(&config.data_dir)?;
+    let file = config.data_dir.join("api-key");
+    let mut options = std::fs::OpenOptions::new();
+    match options.write(true).create_new(true).mode(0o600).open(&file) {
+        Ok(mut new) => new.write_all(Alphanumeric.sample_string(&mut rand::rng(), 40).as_bytes())?,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let project = config.default_project.clone().unwrap_or_else(|| "default".into());
+    config.default_project = Some(project.clone());
+    config.api_keys.push(ApiKeyConfig {
+        name: "embedded".into(),
+        project,
+        scopes: Scope::ALL.to_vec(),
+        secret: Some(Secret::File(file.clone())),
+        sha256: None,
+    });
+    Ok(Some(file))
 }

@@ -1,10 +1,8 @@
 //! Configuration of a process: one YAML file, every field with a default, checked as a whole before anything starts.
 
+use crate::http::auth::ApiKeyConfig;
 use bellwether_connectors::{
-    events::RegistryConfig,
-    log::{embedded::EmbeddedLogOptions, kafka::KafkaConfig},
-    secret::Secret,
-    store::{embedded::EmbeddedStoreOptions, scylla::ScyllaConfig},
+    embedded::EmbeddedOptions, events::RegistryConfig, log::kafka::KafkaConfig, store::scylla::ScyllaConfig,
 };
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
@@ -23,6 +21,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The store.
     pub store: StoreConfig,
+    /// Settings of the embedded parts.
+    pub embedded: EmbeddedOptions,
     /// Confluent-compatible schema registry, for events in its wire format.
     pub registry: Option<RegistryConfig>,
     /// Project of events on the topic that name none.
@@ -45,6 +45,7 @@ impl Default for Config {
             partitions: 8,
             log: LogConfig::default(),
             store: StoreConfig::default(),
+            embedded: EmbeddedOptions::default(),
             registry: None,
             default_project: None,
             api_keys: Vec::new(),
@@ -56,53 +57,25 @@ impl Default for Config {
 }
 
 /// Which log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogConfig {
     /// In `data_dir`.
-    Embedded(EmbeddedLogOptions),
+    #[default]
+    Embedded,
     /// Apache Kafka.
     Kafka(KafkaConfig),
 }
 
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self::Embedded(EmbeddedLogOptions::default())
-    }
-}
-
 /// Which store.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreConfig {
     /// In `data_dir`.
-    Embedded(EmbeddedStoreOptions),
+    #[default]
+    Embedded,
     /// ScyllaDB, Apache Cassandra.
     Scylla(ScyllaConfig),
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self::Embedded(EmbeddedStoreOptions::default())
-    }
-}
-
-/// A key of the HTTP API.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApiKeyConfig {
-    /// Who holds it; the actor in audit fields.
-    pub name: String,
-    /// The one project it opens.
-    pub project: String,
-    /// What it may do: `events`, `members`, `notifications`, `stats`, `definitions`, `dead_letters`.
-    pub scopes: Vec<String>,
-    /// The key itself, by reference. Either this or `sha256`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<Secret>,
-    /// SHA-256 of the key, hexadecimal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
 }
 
 /// What is wrong with a configuration.
@@ -159,14 +132,9 @@ impl Config {
         bounds("batch", self.batch, 1, 4_000);
         bounds("workers", self.workers, 1, 64);
         bounds("window", self.window, 1, 16_384);
-        let shared = !matches!((&self.log, &self.store), (LogConfig::Embedded(_), StoreConfig::Embedded(_)));
+        let shared = !matches!((&self.log, &self.store), (LogConfig::Embedded, StoreConfig::Embedded));
         if shared && self.api_keys.is_empty() {
             problems.push("api_keys: none; name at least one, because a cluster does not generate them".into());
-        }
-        for (n, key) in self.api_keys.iter().enumerate() {
-            if key.secret.is_some() == key.sha256.is_some() {
-                problems.push(format!("api_keys[{n}] ({}): give either `secret` or `sha256`", key.name));
-            }
         }
         problems
     }

@@ -10,6 +10,8 @@ pub struct Metrics {
     registry: Registry,
     /// Events accepted, by project.
     pub events_accepted: IntCounterVec,
+    /// Events refused at the door, by reason.
+    pub events_rejected: IntCounterVec,
     /// Notifications and events decided, by processor and outcome.
     pub decided: IntCounterVec,
     /// Ends of delivery attempts, by channel, lane and outcome (`accepted` or the kind of error).
@@ -65,6 +67,7 @@ impl Metrics {
         };
         Ok(Self {
             events_accepted: counter("bellwether_events_accepted_total", "Events accepted into the log.", &["project"])?,
+            events_rejected: counter("bellwether_events_rejected_total", "Events refused at the door.", &["reason"])?,
             decided: counter(
                 "bellwether_decided_total",
                 "Decisions, the negative ones too.",

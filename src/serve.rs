@@ -14,7 +14,7 @@ use crate::{
         worker::{Context, Fatal, Worker},
     },
 };
-use bellwether_connectors::{events::EventDecoder, log::TopicPartition};
+use bellwether_connectors::{events::{EventDecoder, Registry}, log::TopicPartition};
 use bellwether_processors::Processor;
 use bellwether_schemas::{Channel, Lane, Topic};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
@@ -91,6 +91,21 @@ impl Instance {
     pub async fn start(config: &Config, roles: &BTreeSet<Role>) -> Result<Self, ServeError> {
         let metrics = Metrics::new().map_err(|e| ServeError::Config(format!("metrics: {e}")))?;
         let backends = Backends::open(config, &metrics).await?;
+        let sinks = Sinks::new(metrics.clone());
+        Self::start_on(config, roles, backends, metrics, sinks).await
+    }
+
+    /// Starts the roles on what is open already, with these providers.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub async fn start_on(
+        config: &Config,
+        roles: &BTreeSet<Role>,
+        backends: Backends,
+        metrics: Metrics,
+        sinks: Sinks,
+    ) -> Result<Self, ServeError> {
         let stop = CancellationToken::new();
         let clock = Clock::system();
         let follower = Follower::load(Arc::clone(&backends.log), stop.clone()).await?;
@@ -103,17 +118,16 @@ impl Instance {
             batch: config.batch,
             stop: stop.clone(),
         };
-        let decoder = Arc::new(
-            EventDecoder::new(config.registry.clone(), config.default_project.clone())
-                .map_err(|e| ServeError::Config(e.to_string()))?,
-        );
-        let sinks = Arc::new(Sinks::new(metrics.clone()));
+        let registry = config.registry.clone().map(Registry::new).transpose();
+        let registry = registry.map_err(|e| ServeError::Config(format!("registry: {e}")))?;
+        let decoder = Arc::new(EventDecoder { registry, default_project: config.default_project.clone() });
+        let sinks = Arc::new(sinks);
         let mut instance =
             Self { address: None, backends, metrics, projects: projects.clone(), stop, tasks: JoinSet::new() };
         instance.spawn("definitions", async move { Ok(follower.run().await?) });
 
         if roles.contains(&Role::Http) {
-            let api = http::Api::build(config, &instance.backends, projects.clone(), clock, instance.metrics.clone())
+            let api = crate::api::build(config, &instance.backends, projects.clone(), &clock, &instance.metrics)
                 .map_err(|e| ServeError::Config(e.to_string()))?;
             instance.listen(config.listen, api).await?;
         }

@@ -10,7 +10,7 @@ pub use names::{canonical_locale, did_you_mean, is_project_name, nearest};
 use crate::content::{Content, ContentError, Rendered};
 use bellwether_schemas::{
     Channel,
-    definitions::{Definitions, Notify},
+    definitions::{Definitions, Notify, Provider},
     records::Event,
 };
 use condition::{Condition, variables};
@@ -150,6 +150,13 @@ impl Compiled {
     #[must_use]
     pub fn providers(&self, channel: Channel) -> &[String] {
         self.providers.get(&channel).map_or(&[], Vec::as_slice)
+    }
+
+    /// The provider that serves a channel.
+    #[must_use]
+    pub fn provider_of(&self, channel: Channel) -> Option<(&str, &Provider)> {
+        let name = self.providers(channel).first()?;
+        self.document.providers.get(name).map(|provider| (name.as_str(), provider))
     }
 
     /// Whether a template can speak on a channel at all.

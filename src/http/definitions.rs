@@ -14,26 +14,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bellwether_connectors::log::Append;
+use bellwether_processors::definitions::Compiled;
 use bellwether_schemas::{Topic, codec::encode, definitions::Definitions, records::DefinitionSet};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 use utoipa::ToSchema;
-
-/// The definitions of every project as this process knows them.
-#[derive(Clone, Debug, Default)]
-pub struct Published {
-    /// By project.
-    pub projects: BTreeMap<String, Arc<ProjectDefinitions>>,
-}
-
-/// The definitions of one project.
-#[derive(Clone, Debug)]
-pub struct ProjectDefinitions {
-    /// Version, from 1.
-    pub version: i32,
-    /// The document.
-    pub document: Definitions,
-}
 
 /// One thing that is wrong with definitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -74,7 +59,7 @@ pub async fn read(State(shared): State<Arc<Shared>>, caller: Caller) -> Result<R
     let known = shared.definitions(caller.project()).ok_or_else(|| {
         Problem::not_found("the project has no definitions yet", "publish them by `bellwether apply DIR`")
     })?;
-    Ok(answer(caller.project(), known.version, true, known.document.clone()))
+    Ok(answer(caller.project(), known.version, true, Definitions::clone(&known.document)))
 }
 
 /// Publishes definitions as the next version.
@@ -166,8 +151,8 @@ fn matches_version(headers: &HeaderMap, current: i32) -> Result<(), Problem> {
 }
 
 impl Shared {
-    fn definitions(&self, project: &str) -> Option<Arc<ProjectDefinitions>> {
-        self.api.definitions.borrow().projects.get(project).cloned()
+    fn definitions(&self, project: &str) -> Option<Arc<Compiled>> {
+        self.api.definitions.borrow().get(project).cloned()
     }
 
     /// Waits until this process serves from a version; false at the deadline. Two processes may publish the same version at once: the log
@@ -175,10 +160,10 @@ impl Shared {
     async fn served_from(&self, project: &str, version: i32, document: &Definitions) -> Result<bool, Problem> {
         let mut published = self.api.definitions.clone();
         let there = published
-            .wait_for(|published| published.projects.get(project).is_some_and(|known| known.version >= version));
+            .wait_for(|published| published.get(project).is_some_and(|known| known.version >= version));
         match tokio::time::timeout(self.api.limits.apply_deadline, there).await {
-            Ok(Ok(published)) => match published.projects.get(project) {
-                Some(known) if known.version == version && known.document != *document => Err(Problem::conflict(
+            Ok(Ok(published)) => match published.get(project) {
+                Some(known) if known.version == version && *known.document != *document => Err(Problem::conflict(
                     format!("another publication became version {version}"),
                     "read the current definitions and publish again",
                 )),

@@ -303,7 +303,7 @@ impl Shared {
 
     /// The region that phones without a country code are read in.
     pub(super) fn default_region(&self, project: &str) -> Option<String> {
-        self.api.definitions.borrow().projects.get(project)?.document.project.default_region.clone()
+        self.api.definitions.borrow().get(project)?.document.project.default_region.clone()
     }
 
     /// Appends a command and returns its offset.

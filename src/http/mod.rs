@@ -28,7 +28,7 @@ pub mod webhooks;
 
 use self::{
     auth::ApiKeys,
-    definitions::{Finding, Published},
+    definitions::Finding,
     probes::Check,
     problem::Problem,
     webhooks::TwilioHook,
@@ -43,6 +43,7 @@ use axum::{
     routing::{get, post},
 };
 use bellwether_connectors::{log::Log, store::Store};
+use bellwether_processors::definitions::Projects;
 use bellwether_schemas::{Timestamp, definitions::Definitions};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, future::BoxFuture};
@@ -79,7 +80,7 @@ pub struct Api {
     /// Where profiles, stories and figures are read.
     pub store: Arc<dyn Store>,
     /// The published definitions.
-    pub definitions: watch::Receiver<Arc<Published>>,
+    pub definitions: watch::Receiver<Projects>,
     /// Checks definitions before they are published.
     pub validate: Validate,
     /// Who may call.

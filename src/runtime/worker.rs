@@ -82,9 +82,8 @@ impl<S: Stage> Worker<S> {
     /// # Errors
     /// The log refuses us, or `stop` was cancelled before it answered.
     pub async fn join(stage: S, context: Context) -> Result<Self, Fatal> {
-        let name = S::P::NAME;
-        let consumer =
-            until_available("log", &context.stop, || context.log.subscribe(name, &stage.topics())).await?;
+        let topics = stage.topics();
+        let consumer = until_available("log", &context.stop, || context.log.subscribe(S::P::NAME, &topics)).await?;
         Ok(Self { stage, context, consumer, owned: BTreeMap::new(), ticked: Timestamp::default() })
     }
 
