@@ -8,7 +8,7 @@
 //! - In a fenced table the fence is the cells' timestamp. At equal fences a delete wins over a put, and of two puts each cell keeps the
 //!   greater value; the same write twice is the same row. A deleted row's fence is remembered for `gc_grace_seconds` (10 days by default).
 //! - `uuid` clustering columns are ordered by version first, then as bytes.
-//! - Rows as read have neither TTL nor fence: these belong to the write.
+//! - Rows as read have no TTL; their fence is kept in a column of its own, `fence`.
 
 mod cells;
 mod checkpoint;
@@ -444,11 +444,7 @@ const fn fence_of(write: &Write) -> Option<u64> {
 /// replace only a read could tell. (Unset would be free, and would let old values shine through.)
 fn bound<'a>(statements: &'a Statements, write: &'a Write) -> Result<(&'a Lazy, Vec<Bind<'a>>), StoreError> {
     match write {
-        Write::Put(cells) => {
-            let mut values = cells::row(cells, Bind::Null)?;
-            values.extend(cells::fence(cells.table, cells.fence)?.map(Bind::BigInt));
-            Ok((&statements.insert, values))
-        }
+        Write::Put(cells) => Ok((&statements.insert, cells::row(cells, Bind::Null)?)),
         Write::Delete { table, key, fence } => {
             cells::check_key(table, key)?;
             let fence = cells::fence(table, *fence)?.map(Bind::BigInt);

@@ -63,7 +63,7 @@ pub(super) fn binds(values: &[Value]) -> impl Iterator<Item = Bind<'_>> {
     values.iter().map(Bind::Value)
 }
 
-/// What an insert binds but the fence: all columns (`absent` stands for those without a value) and the TTL.
+/// What an insert binds; `absent` stands for the columns without a value.
 pub(super) fn row<'a>(cells: &'a Cells, absent: Bind<'a>) -> Result<Vec<Bind<'a>>, StoreError> {
     check_key(cells.table, &cells.key)?;
     if cells.columns.len() != cells.table.columns.len() {
@@ -72,11 +72,13 @@ pub(super) fn row<'a>(cells: &'a Cells, absent: Bind<'a>) -> Result<Vec<Bind<'a>
     for (value, column) in cells.columns.iter().zip(cells.table.columns) {
         value.iter().try_for_each(|value| check(cells.table, *column, value))?;
     }
-    let mut bound =
-        Vec::with_capacity(cells.key.partition.len() + cells.key.clustering.len() + cells.columns.len() + 2);
+    let fence = fence(cells.table, cells.fence)?.map(Bind::BigInt);
+    let mut bound = Vec::with_capacity(cql::columns(cells.table).count() + 2);
     bound.extend(binds(&cells.key.partition).chain(binds(&cells.key.clustering)));
     bound.extend(cells.columns.iter().map(|value| value.as_ref().map_or(absent, Bind::Value)));
+    bound.extend(fence);
     bound.push(Bind::Int(ttl(cells.table, cells.ttl)?));
+    bound.extend(fence);
     Ok(bound)
 }
 
@@ -177,20 +179,30 @@ pub(super) fn key_values(
     columns.iter().map(|column| Ok(next(table, row, *column)?.ok_or_else(|| null(column.0))?)).collect()
 }
 
-/// The token that a scan selects before each row.
-pub(super) fn token(table: &Table, row: &mut ColumnIterator<'_, '_>) -> Result<i64, StoreError> {
-    match next(table, row, ("token", Type::Int))? {
-        Some(Value::Int(token)) => Ok(token),
-        _ => Err(BadRow { table: table.name, column: "token", problem: "is null".into() }.into()),
+/// A number that is never null and none of the table's own columns.
+fn number(
+    table: &Table,
+    row: &mut ColumnIterator<'_, '_>,
+    (column, kind): (&'static str, Type),
+) -> Result<i64, StoreError> {
+    match next(table, row, (column, kind))? {
+        Some(Value::Int(number)) => Ok(number),
+        _ => Err(BadRow { table: table.name, column, problem: "is null".into() }.into()),
     }
 }
 
-/// A row of a statement that selects [`cql::columns`]. TTL and fence are not read back: they belong to the write.
+/// The token that a scan selects before each row.
+pub(super) fn token(table: &Table, row: &mut ColumnIterator<'_, '_>) -> Result<i64, StoreError> {
+    number(table, row, ("token", Type::Int))
+}
+
+/// A row of a statement that selects [`cql::columns`]. What is left of its TTL is not asked for.
 pub(super) fn cells(table: &'static Table, row: &mut ColumnIterator<'_, '_>) -> Result<Cells, StoreError> {
     let partition = key_values(table, row, table.partition)?;
     let clustering = key_values(table, row, table.clustering)?;
     let columns = table.columns.iter().map(|column| next(table, row, *column)).collect::<Result<_, _>>()?;
-    Ok(Cells { table, key: Key { partition, clustering }, columns, ttl: None, fence: None })
+    let fence = if table.fenced { Some(number(table, row, cql::FENCE)?.unsigned_abs()) } else { None };
+    Ok(Cells { table, key: Key { partition, clustering }, columns, ttl: None, fence })
 }
 
 /// The row of a compare-and-set that was refused: columns in the server's order, `[applied]` among them. `None`: it was applied.

@@ -15,9 +15,15 @@ pub(super) const fn type_name(kind: Type) -> &'static str {
     }
 }
 
-/// All columns: partition key, clustering key, then the others, each in the table's order. Everything is selected in this order.
+/// The column that a fenced table has beside its own: the fence, for reading it back. (`WRITETIME` would have to be asked of every column,
+/// because it is null where the column is, and could not answer for a row without values.)
+pub(super) const FENCE: (&str, Type) = ("fence", Type::Int);
+
+/// All columns: partition key, clustering key, then the others, each in the table's order, and [`FENCE`] where there is one.
+/// Rows are selected and inserted in this order.
 pub(super) fn columns(table: &Table) -> impl Iterator<Item = (&'static str, Type)> + use<> {
-    table.partition.iter().chain(table.clustering).chain(table.columns).copied()
+    let own = table.partition.iter().chain(table.clustering).chain(table.columns).copied();
+    own.chain(table.fenced.then_some(FENCE))
 }
 
 fn name(keyspace: &str, table: &Table) -> String {
@@ -89,7 +95,7 @@ pub(super) fn select_partitions(keyspace: &str, table: &Table) -> String {
     format!("SELECT DISTINCT {partition} FROM {} WHERE token({partition}) = ?", name(keyspace, table))
 }
 
-/// Binds all columns, TTL (0: none), and the fence where there is one.
+/// Binds all columns, TTL (0: none), and the fence where there is one (again, as the cells' timestamp).
 pub(super) fn insert(keyspace: &str, table: &Table) -> String {
     format!(
         "INSERT INTO {} ({}) VALUES ({}) USING TTL ?{}",
@@ -140,6 +146,7 @@ mod tests {
                 r#"AND "channel" = ? AND "metric" = ? AND "source" = ?"#
             )
         );
+        assert!(insert(keyspace, aggregates).contains(r#""included", "fence") VALUES"#));
         assert!(insert(keyspace, aggregates).ends_with("USING TTL ? AND TIMESTAMP ?"));
         let scheduled = ScheduledRow::TABLE;
         assert!(select_between(keyspace, scheduled, 2).ends_with(
