@@ -96,7 +96,7 @@ impl KafkaLog {
                     count
                 }
             };
-            let (bytes, limit) = (size(record), self.config.message_max_bytes());
+            let (bytes, limit) = (size(record), self.config.record_max_bytes());
             if bytes > limit {
                 return Err(LogError::TooLarge { topic: record.topic, bytes, limit });
             }
@@ -109,11 +109,12 @@ impl KafkaLog {
     /// What a failed delivery means.
     fn undelivered(&self, failed: &Failed, record: &Append) -> LogError {
         match failed.code {
-            RDKafkaErrorCode::MessageSizeTooLarge => LogError::TooLarge {
-                topic: record.topic,
-                bytes: size(record),
-                limit: self.config.message_max_bytes().min(size(record)),
-            },
+            // No record is larger than we take, so it is the batch, and the topic was configured to take less.
+            RDKafkaErrorCode::MessageSizeTooLarge => LogError::Refused(format!(
+                "topic `{}` takes smaller batches than we send: raise its max.message.bytes to 1048588, or lower both \
+                 message.max.bytes and batch.size in kafka.options",
+                self.names.of(record.topic)
+            )),
             code => {
                 let error = error::from_code(code, self.names.of(record.topic));
                 if matches!(error, LogError::UnknownTopic(_)) {
@@ -143,6 +144,23 @@ impl KafkaLog {
             }
         }
         Ok(existing)
+    }
+
+    /// Waits until brokers serve the topics, which is a moment after the controller has created them.
+    async fn usable(&self, topics: &[Topic], partitions: u32) -> Result<(), LogError> {
+        let mut look = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            look.tick().await;
+            match self.existing(partitions).await {
+                Ok(known) if known.len() == Topic::all().len() => break,
+                Err(error) if !error.is_transient() => return Err(error),
+                _ => {}
+            }
+        }
+        for topic in topics {
+            self.reader.bounds(*topic, topic.partitions(partitions)).await?;
+        }
+        Ok(())
     }
 
     async fn create(&self, topics: &[Topic], partitions: u32) -> Result<(), LogError> {
@@ -182,21 +200,9 @@ impl Log for KafkaLog {
             return Ok(missing);
         }
         self.create(&missing, partitions).await?;
-        // A broker learns of new topics a moment after the controller has created them.
-        let mut look = tokio::time::interval(Duration::from_millis(50));
-        let all_known = async {
-            loop {
-                look.tick().await;
-                match self.existing(partitions).await {
-                    Ok(known) if known.len() == Topic::all().len() => return Ok(()),
-                    Err(error) if !error.is_transient() => return Err(error),
-                    _ => {}
-                }
-            }
-        };
-        match tokio::time::timeout(CREATE_TIMEOUT, all_known).await {
-            Ok(known) => known.map(|()| missing),
-            Err(_) => Err(LogError::Unavailable("topics were created, but not every broker knows them yet".into())),
+        match tokio::time::timeout(CREATE_TIMEOUT, self.usable(&missing, partitions)).await {
+            Ok(usable) => usable.map(|()| missing),
+            Err(_) => Err(LogError::Unavailable("topics were created, but not every broker serves them yet".into())),
         }
     }
 
@@ -239,6 +245,9 @@ impl Log for KafkaLog {
     }
 
     async fn read(&self, at: TopicPartition, offset: u64, max: usize) -> Result<Vec<LogRecord>, LogError> {
+        if at.partition >= self.count(at.topic).await? {
+            return Err(LogError::UnknownTopic(format!("{}/{}", self.names.of(at.topic), at.partition)));
+        }
         self.reader.read(at, offset, max).await
     }
 

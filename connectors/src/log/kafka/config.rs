@@ -126,8 +126,10 @@ const PRODUCER_QUEUE_RECORDS: u32 = 50_000;
 const PRODUCER_QUEUE_KIB: u32 = 16 * 1024;
 /// Milliseconds after which an append that is not acknowledged fails.
 const DELIVERY_TIMEOUT_MS: u32 = 30_000;
-/// Largest record (key and payload), librdkafka's default and just below the broker's.
-const MESSAGE_MAX_BYTES: usize = 1_000_000;
+/// Largest batch that is sent, just below the broker's default of 1,048,588.
+const MESSAGE_MAX_BYTES: usize = 1_004_096;
+/// What a batch of one record weighs beside key, payload and headers, amply counted.
+const BATCH_OVERHEAD_BYTES: usize = 4096;
 /// What one consumer may read ahead, over all partitions of its topics. Half of it may be queued, half on its way.
 const READ_AHEAD_BYTES: u64 = 16 << 20;
 
@@ -186,9 +188,13 @@ impl KafkaConfig {
         Ok(())
     }
 
-    /// Largest record that an append takes, in bytes.
-    pub(super) fn message_max_bytes(&self) -> usize {
+    fn message_max_bytes(&self) -> usize {
         self.options.get("message.max.bytes").and_then(|text| text.parse().ok()).unwrap_or(MESSAGE_MAX_BYTES)
+    }
+
+    /// Largest record that an append takes: bytes of key, payload and headers.
+    pub(super) fn record_max_bytes(&self) -> usize {
+        self.message_max_bytes().saturating_sub(BATCH_OVERHEAD_BYTES)
     }
 
     /// What every client has in common. Fetches the secrets.
@@ -248,6 +254,7 @@ impl KafkaConfig {
             .set("linger.ms", "5")
             .set("queue.buffering.max.messages", PRODUCER_QUEUE_RECORDS.to_string())
             .set("queue.buffering.max.kbytes", PRODUCER_QUEUE_KIB.to_string())
+            .set("message.max.bytes", MESSAGE_MAX_BYTES.to_string())
             .set("message.timeout.ms", DELIVERY_TIMEOUT_MS.to_string());
         Ok(self.with_options(client))
     }

@@ -68,6 +68,9 @@ pub(super) struct Member {
     /// Notified when any of our queues is no longer empty.
     arrived: Arc<Notify>,
     session_timeout: Duration,
+    served: Instant,
+    /// The group has gone on without us, or must have: what is revoked next is lost already, whatever librdkafka thinks.
+    expired: bool,
     trouble: Trouble,
     /// An error that is to be returned by the next poll, because this one has records to return.
     failure: Option<LogError>,
@@ -109,6 +112,8 @@ impl Member {
             committing: None,
             arrived,
             session_timeout,
+            served: Instant::now(),
+            expired: false,
             trouble: Trouble::new("consumer"),
             failure: None,
             left: false,
@@ -117,6 +122,8 @@ impl Member {
 
     /// Serves librdkafka's main queue until it is empty: rebalances, errors, log lines. This is what keeps us a member.
     fn serve(&mut self) {
+        let now = Instant::now();
+        self.expired |= now.duration_since(std::mem::replace(&mut self.served, now)) > self.session_timeout;
         loop {
             let served = self.client.context().served();
             match self.client.poll(Duration::ZERO) {
@@ -156,6 +163,7 @@ impl Member {
                     Some(GroupEvent::Assigned(partitions)) => self.owed = Owed::Assign(partitions),
                     Some(GroupEvent::Revoked { partitions, lost }) => {
                         self.owed = Owed::Unassign;
+                        let lost = lost || self.expired;
                         if lost {
                             // Nothing can be committed any more. Letting go at once brings us back into the group sooner.
                             self.owned.clear();
@@ -201,6 +209,7 @@ impl Member {
         }
         self.client.assign(&list).map_err(|e| error::from_kafka(&e, &self.group))?;
         self.owned = assignments.iter().map(|assignment| assignment.at).collect();
+        self.expired = false;
         self.owed = Owed::Nothing;
         Ok(assignments)
     }
@@ -428,9 +437,14 @@ impl Consumer for Member {
         self.committing = None;
         let outcome = outcome.map_err(|e| LogError::Unavailable(format!("{}: {e}", self.group)))?;
         let outcome = outcome.map_err(|e| error::from_commit(&e, &self.group));
-        if matches!(outcome, Err(CommitError::Superseded)) {
-            // Also for the partitions that this commit did not name. The next assignment gives new ones.
-            self.owned.clear();
+        match &outcome {
+            Ok(()) => self.expired = false,
+            Err(CommitError::Superseded) => {
+                // Also of the partitions that this commit did not name. The next assignment gives new ones.
+                self.owned.clear();
+                self.expired = true;
+            }
+            Err(CommitError::Log(_)) => {}
         }
         outcome
     }

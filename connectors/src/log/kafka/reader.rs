@@ -23,6 +23,8 @@ use tokio::sync::Semaphore;
 
 /// How long a question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long partitions may be without a leader before a question about them fails.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads at once; each has a client with 1 MiB read ahead at most.
 const READERS: usize = 2;
 /// Clients that are kept to ask for the progress of groups; one each.
@@ -60,12 +62,7 @@ impl Reader {
     pub(super) async fn metadata(&self, topic: Option<Topic>, timeout: Duration) -> Result<Metadata, LogError> {
         let client = Arc::clone(&self.metadata);
         let name = topic.map(|topic| self.names.of(topic).to_owned());
-        blocking(move || {
-            let answer = client.fetch_metadata(name.as_deref(), timeout);
-            drain(&client);
-            answer.map_err(|e| error::from_kafka(&e, "metadata"))
-        })
-        .await?
+        blocking(move || ask(&client, "metadata", || client.fetch_metadata(name.as_deref(), timeout))).await?
     }
 
     /// Partitions of a topic.
@@ -78,10 +75,8 @@ impl Reader {
         let client = Arc::clone(&self.metadata);
         let name = self.names.of(topic).to_owned();
         let (starts, ends) = blocking(move || {
-            let answer = offsets(&client, &name, partitions, Offset::Beginning)
-                .and_then(|starts| Ok((starts, offsets(&client, &name, partitions, Offset::End)?)));
-            drain(&client);
-            answer
+            let ask_for = |which| ask(&client, &name, || offsets(&client, &name, partitions, which));
+            ask_for(Offset::Beginning).and_then(|starts| Ok((starts, ask_for(Offset::End)?)))
         })
         .await??;
         let both = (0..partitions).zip(starts).zip(ends);
@@ -98,12 +93,8 @@ impl Reader {
             list.add_partition_range(self.names.of(topic), 0, last);
         }
         let subject = group.clone();
-        let list = blocking(move || {
-            let answer = client.committed_offsets(list, TIMEOUT);
-            drain(&client);
-            answer.map_err(|e| error::from_kafka(&e, &subject))
-        })
-        .await??;
+        let list =
+            blocking(move || ask(&client, &subject, || client.committed_offsets(list.clone(), TIMEOUT))).await??;
         self.names.committed(&list, &group)
     }
 
@@ -151,6 +142,38 @@ fn client(config: &KafkaConfig, names: &Arc<Names>, group: Option<&str>) -> Resu
         .map_err(|e| error::from_kafka(&e, "reader"))
 }
 
+/// Asks until the answer is another than that the leader is not known, which is so for a moment after a topic was created and after a
+/// broker went away. Waits by polling, so that the client is served meanwhile.
+fn ask<T>(client: &Client, subject: &str, question: impl Fn() -> Result<T, KafkaError>) -> Result<T, LogError> {
+    let deadline = Instant::now() + LEADER_TIMEOUT;
+    loop {
+        let answer = question();
+        drain(client);
+        match answer {
+            Ok(answer) => return Ok(answer),
+            Err(error) if leaderless(&error) && Instant::now() < deadline => {
+                if let Some(Err(error)) = client.poll(Duration::from_millis(25)) {
+                    tracing::debug!(%error, subject, "kafka: waiting for a leader");
+                }
+            }
+            Err(error) => return Err(error::from_kafka(&error, subject)),
+        }
+    }
+}
+
+fn leaderless(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::UnknownLeaderEpoch
+                | RDKafkaErrorCode::OffsetNotAvailable
+        )
+    )
+}
+
 /// Serves what librdkafka has put by: log lines, and errors that the answer has told already.
 fn drain(client: &Client) {
     loop {
@@ -173,23 +196,22 @@ pub(super) fn count_in(metadata: &Metadata, name: &str) -> Result<u32, LogError>
 
 /// The first or the next offset of every partition, by one request a broker: ListOffsets takes -2 and -1 for a time stamp, which is how
 /// librdkafka writes "beginning" and "end".
-fn offsets(client: &Client, name: &str, partitions: u32, which: Offset) -> Result<Vec<u64>, LogError> {
-    let failed = |e: KafkaError| error::from_kafka(&e, name);
+fn offsets(client: &Client, name: &str, partitions: u32, which: Offset) -> Result<Vec<u64>, KafkaError> {
     if partitions == 0 {
         return Ok(Vec::new());
     }
     let mut list = TopicPartitionList::with_capacity(partitions as usize);
     list.add_partition_range(name, 0, i32::try_from(partitions - 1).unwrap_or(i32::MAX));
-    list.set_all_offsets(which).map_err(failed)?;
-    let list = client.offsets_for_times(list, TIMEOUT).map_err(failed)?;
+    list.set_all_offsets(which)?;
+    let list = client.offsets_for_times(list, TIMEOUT)?;
     let mut offsets = vec![0; partitions as usize];
     for element in list.elements() {
-        element.error().map_err(failed)?;
+        element.error()?;
         match (usize::try_from(element.partition()), element.offset()) {
             (Ok(partition), Offset::Offset(offset)) if partition < offsets.len() => {
                 offsets[partition] = u64::try_from(offset).unwrap_or(0);
             }
-            _ => return Err(LogError::Unavailable(format!("{name}: no offset for partition {}", element.partition()))),
+            _ => return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetNotAvailable)),
         }
     }
     Ok(offsets)
@@ -198,7 +220,7 @@ fn offsets(client: &Client, name: &str, partitions: u32, which: Offset) -> Resul
 fn read(client: &Client, name: &str, at: TopicPartition, from: u64, max: usize) -> Result<Vec<LogRecord>, LogError> {
     let failed = |e: KafkaError| error::from_kafka(&e, name);
     let partition = i32::try_from(at.partition).map_err(|_| LogError::UnknownTopic(name.into()))?;
-    let (start, end) = client.fetch_watermarks(name, partition, TIMEOUT).map_err(failed)?;
+    let (start, end) = ask(client, name, || client.fetch_watermarks(name, partition, TIMEOUT))?;
     let from = i64::try_from(from).unwrap_or(i64::MAX).max(start);
     if from >= end || max == 0 {
         return Ok(Vec::new());
