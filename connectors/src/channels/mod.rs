@@ -192,13 +192,23 @@ pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>,
     })
 }
 
+/// Fields that refer to a secret.
+const SECRETS: [&str; 2] = ["password", "auth_token"];
+
 fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
     serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {
         let field = match error.path().to_string() {
             whole if whole == "." => "settings".to_owned(),
             field => field,
         };
-        ConfigError::Field { kind, field, problem: format!("is wrong: {}", error.into_inner()) }
+        // The reader's words may hold the value.
+        let is_secret = field.split('.').next().is_some_and(|name| SECRETS.contains(&name));
+        let problem = if is_secret {
+            "must be `{env: NAME}` or `{file: PATH}`: never the secret itself".to_owned()
+        } else {
+            format!("is wrong: {}", error.into_inner())
+        };
+        ConfigError::Field { kind, field, problem }
     })
 }
 
@@ -237,4 +247,153 @@ fn has_phone(word: &str) -> bool {
         };
         run >= PHONE_DIGITS
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn settings(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    fn reference() -> Reference {
+        Reference {
+            delivery: DeliveryId::default(),
+            notification: NotificationId::default(),
+            project: "shop".into(),
+            member: "mémber/1 & more".into(),
+            template: "order.shipped".into(),
+            provider: "sms".into(),
+        }
+    }
+
+    #[test]
+    fn good_settings_pass() {
+        for (kind, value) in [
+            ("smtp", json!({"host": "mx.example", "from_address": "a@b.example"})),
+            (
+                "smtp",
+                json!({"host": "mx.example", "port": 465, "security": "implicit", "username": "u", "password": {"env": "X"},
+                "from_address": "a@b.example", "from_name": "A", "reply_to": "c@b.example", "domain": "b.example",
+                "timeout_seconds": 5, "pool": {"max_connections": 2}}),
+            ),
+            (
+                "smtp",
+                json!({"host": "127.0.0.1", "port": 25, "security": "none", "username": "u", "password": {"file": "/x"},
+                "from_address": "a@b.example"}),
+            ),
+            ("twilio", json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550001111"})),
+            (
+                "twilio",
+                json!({"account_sid": "AC1", "auth_token": {"file": "/x"}, "messaging_service_sid": "MG1",
+                "base_url": "http://127.0.0.1:1", "status_callback_url": "https://h/v1/webhooks/twilio/sms", "timeout_seconds": 3}),
+            ),
+        ] {
+            validate(kind, &settings(value)).unwrap();
+        }
+    }
+
+    #[test]
+    fn bad_settings_name_the_field() {
+        let smtp = json!({"host": "mx.example", "from_address": "a@b.example"});
+        let twilio = json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550001111"});
+        for (kind, base, change, field) in [
+            ("smtp", &smtp, json!({"hots": "x"}), "hots"),
+            ("smtp", &smtp, json!({"port": "25"}), "port"),
+            ("smtp", &smtp, json!({"port": 0}), "port"),
+            ("smtp", &smtp, json!({"host": ""}), "host"),
+            ("smtp", &smtp, json!({"security": "ssl"}), "security"),
+            ("smtp", &smtp, json!({"username": "u"}), "password"),
+            ("smtp", &smtp, json!({"username": "u", "password": "S3cret"}), "password"),
+            ("smtp", &smtp, json!({"username": "u", "password": {"env": "X"}, "security": "none"}), "security"),
+            ("smtp", &smtp, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("smtp", &smtp, json!({"pool": {"max_connections": 0}}), "pool.max_connections"),
+            ("smtp", &smtp, json!({"pool": {"size": 3}}), "pool.size"),
+            ("smtp", &smtp, json!({"from_address": "x"}), "from_address"),
+            ("twilio", &twilio, json!({"auth_token": {"env": ["S3cret"]}}), "auth_token"),
+            ("twilio", &twilio, json!({"account_sid": "XX"}), "account_sid"),
+            ("twilio", &twilio, json!({"account_sid": "AC1/../AC2"}), "account_sid"),
+            ("twilio", &twilio, json!({"messaging_service_sid": "MG1"}), "from"),
+            ("twilio", &twilio, json!({"from": null}), "from"),
+            ("twilio", &twilio, json!({"base_url": "ftp://x"}), "base_url"),
+            ("twilio", &twilio, json!({"status_callback_url": "/v1"}), "status_callback_url"),
+            ("twilio", &twilio, json!({"timeout_seconds": 9999}), "timeout_seconds"),
+            ("twilio", &twilio, json!({"rate": 5}), "rate"),
+        ] {
+            let mut all = settings(base.clone());
+            all.extend(settings(change.clone()));
+            let words = validate(kind, &all).unwrap_err().to_string();
+            assert!(words.starts_with(&format!("{kind} provider: `{field}")), "{change}: {words}");
+            assert!(!words.contains("S3cret"), "a secret in {words}");
+        }
+        let words = validate("smtp", &Map::new()).unwrap_err().to_string();
+        assert!(words.contains("missing field `host`"), "{words}");
+    }
+
+    #[test]
+    fn kinds_and_secrets() {
+        assert_eq!(channel_of("smtp"), Some(Channel::Email));
+        assert_eq!(channel_of("twilio"), Some(Channel::Sms));
+        assert_eq!(channel_of("pigeon"), None);
+        assert_eq!(
+            build("pigeon", &Map::new()).unwrap_err().to_string(),
+            "unknown provider kind `pigeon`: use one of smtp, twilio"
+        );
+        let missing =
+            json!({"account_sid": "AC1", "auth_token": {"env": "BELLWETHER_TEST_UNSET"}, "from": "+15550001111"});
+        assert_eq!(
+            build("twilio", &settings(missing)).unwrap_err().to_string(),
+            "twilio provider: `auth_token`: environment variable BELLWETHER_TEST_UNSET is not set: set it, or name a file by `file:`"
+        );
+        let smtp = build("smtp", &settings(json!({"host": "mx.example", "from_address": "a@b.example"}))).unwrap();
+        assert_eq!(smtp.channel(), Channel::Email);
+    }
+
+    #[test]
+    fn a_reference_travels_in_a_url() {
+        let token = reference().to_token();
+        assert!(token.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'), "{token}");
+        assert_eq!(Reference::from_token(&token), Ok(reference()));
+        for bad in ["", "!", "e30", &token[..token.len() - 4], &format!("{token}=")] {
+            assert!(Reference::from_token(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_taken_out_of_words() {
+        for (text, clean) in [
+            ("<a@b.example>: no", "[address] no"),
+            ("The 'To' number +15550001111 is bad", "The 'To' number [address] is bad"),
+            ("To:555-000-1111x", "[address]"),
+            ("error 21211 of 2026", "error 21211 of 2026"),
+            ("a\r\n\tb\u{7}c", "a b c"),
+        ] {
+            assert_eq!(without_addresses(text), clean);
+        }
+        assert!(without_addresses(&"ö ".repeat(1000)).len() <= MAX_WORDS + '…'.len_utf8());
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_makes_us_panic(token in "[A-Za-z0-9_=-]{0,200}", any in any::<String>()) {
+            Reference::from_token(&token).ok();
+            Reference::from_token(&any).ok();
+        }
+
+        #[test]
+        fn every_reference_comes_back(project: String, member: String, template: String, provider: String) {
+            let reference = Reference { project, member, template, provider, ..reference() };
+            prop_assert_eq!(Reference::from_token(&reference.to_token()), Ok(reference));
+        }
+
+        #[test]
+        fn words_lose_every_address(text in any::<String>(), local in "[a-z]{1,9}") {
+            let clean = without_addresses(&format!("{text} {local}@example.com +15550001111"));
+            prop_assert!(!clean.contains('@') && !clean.contains("15550001111"));
+        }
+    }
 }

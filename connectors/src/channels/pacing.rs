@@ -338,3 +338,176 @@ impl Reference for Moment {
         Self(self.0.checked_sub(duration.into()).unwrap_or(self.0))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::channels::{Content, Reference as About};
+    use async_trait::async_trait;
+    use bellwether_schemas::{DeliveryId, NotificationId};
+    use futures::FutureExt as _;
+    use std::collections::VecDeque;
+
+    /// Answers what it is told to, then yes.
+    #[derive(Debug, Default)]
+    struct Scripted(Mutex<VecDeque<SendError>>);
+
+    #[async_trait]
+    impl Sink for Scripted {
+        fn channel(&self) -> Channel {
+            Channel::Sms
+        }
+        async fn send(&self, _: &Message) -> Result<Accepted, SendError> {
+            self.0.lock().unwrap().pop_front().map_or(Ok(Accepted { provider_id: None }), Err)
+        }
+        async fn check(&self) -> Result<(), SendError> {
+            Ok(())
+        }
+    }
+
+    fn paced(rate: Option<u32>, errors: impl IntoIterator<Item = SendError>) -> Paced {
+        Paced::new(Arc::new(Scripted(Mutex::new(errors.into_iter().collect()))), rate)
+    }
+
+    fn message() -> Message {
+        let text = String::new;
+        let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
+        let (project, member, template, provider) = (text(), text(), text(), text());
+        let reference = About { delivery, notification, project, member, template, provider };
+        Message { delivery, attempt: 1, to: text(), content: Content::Text { body: text() }, reference }
+    }
+
+    fn throttled(after: Option<u64>) -> SendError {
+        SendError { after: after.map(Duration::from_secs), ..SendError::new(ErrorKind::Throttled, "") }
+    }
+
+    fn unauthorized() -> SendError {
+        SendError::new(ErrorKind::Unauthorized, "")
+    }
+
+    /// Seconds until `calls` calls have started, each answered at once.
+    async fn seconds_for(paced: &Paced, calls: usize) -> f64 {
+        let start = Instant::now();
+        for _ in 0..calls {
+            paced.acquire().await.send(&message()).await.ok();
+        }
+        start.elapsed().as_secs_f64()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_is_kept_and_used() {
+        for rate in [5, 100, 2_000] {
+            let seconds = seconds_for(&paced(Some(rate), []), 4 * rate as usize).await;
+            assert!((3.8..4.5).contains(&seconds), "{rate}/s: {seconds}");
+        }
+        assert_eq!(seconds_for(&paced(None, []), 10_000).await, 0.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_is_a_share() {
+        let paced = paced(Some(100), []);
+        paced.set_share(0.25);
+        assert_eq!(paced.state().per_second, Some(25.0));
+        assert!((3.8..4.2).contains(&seconds_for(&paced, 100).await));
+        paced.set_share(0.0);
+        let mut waiting = Box::pin(paced.acquire());
+        assert!(tokio::time::timeout(Duration::from_secs(3600), &mut waiting).await.is_err());
+        paced.set_share(1.0);
+        let permit = tokio::time::timeout(Duration::from_secs(1), waiting).await.expect("the share came back");
+        drop(permit);
+        paced.set_share(f64::NAN);
+        assert!(paced.try_acquire().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_provider_is_left_alone_as_long_as_it_says() {
+        let paced = paced(None, [throttled(Some(7))]);
+        let start = Instant::now();
+        paced.acquire().await.send(&message()).await.unwrap_err();
+        assert_eq!(paced.state().held_until, Some(start + Duration::from_secs(7)));
+        assert!(paced.try_acquire().is_none());
+        drop(paced.acquire().await);
+        assert_eq!(start.elapsed().as_secs(), 7);
+        assert_eq!(paced.state().held_until, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_time_the_hold_grows_and_success_resets_it() {
+        let paced = paced(None, (0..3).map(|_| throttled(None)));
+        // 1 + 2 + 4 seconds between four calls.
+        assert_eq!(seconds_for(&paced, 4).await.round(), 7.0);
+        paced.pace.observe(&Err(throttled(None)), false, Instant::now());
+        assert_eq!(seconds_for(&paced, 1).await.round(), 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_are_throttled_together_hold_once() {
+        let paced = paced(None, (0..10).map(|_| throttled(None)));
+        let mut permits = Vec::new();
+        for _ in 0..10 {
+            permits.push(paced.acquire().await);
+        }
+        for permit in permits {
+            permit.send(&message()).await.unwrap_err();
+        }
+        assert_eq!(seconds_for(&paced, 1).await.round(), 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_account_stops_and_is_tried_by_one_call_at_a_time() {
+        let paced = paced(None, [unauthorized(), unauthorized()]);
+        let start = Instant::now();
+        paced.acquire().await.send(&message()).await.unwrap_err();
+        assert_eq!(paced.state().stopped_until, Some(start + COOL_OFF.0));
+
+        let probe = paced.acquire().await;
+        assert_eq!(start.elapsed(), COOL_OFF.0);
+        assert!(paced.try_acquire().is_none(), "one probe at a time");
+        probe.send(&message()).await.unwrap_err();
+        assert_eq!(paced.state().stopped_until, Some(Instant::now() + COOL_OFF.0 * 2), "the cool-off grows");
+
+        let unused = paced.acquire().await;
+        drop(unused);
+        let probe = paced.try_acquire().expect("an unused probe lets another go");
+        probe.send(&message()).await.unwrap();
+        assert_eq!(paced.state().stopped_until, None);
+        assert!(paced.try_acquire().is_some() && paced.try_acquire().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_does_not_get_through_proves_nothing() {
+        let paced = paced(None, [unauthorized(), SendError::new(ErrorKind::Transient, "")]);
+        paced.acquire().await.send(&message()).await.unwrap_err();
+        paced.acquire().await.send(&message()).await.unwrap_err();
+        assert!(paced.state().stopped_until.is_some());
+        assert!(paced.try_acquire().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_waiting_takes_nothing() {
+        let paced = paced(Some(1), []);
+        drop(paced.acquire().await);
+        let start = Instant::now();
+        for _ in 0..5 {
+            assert!(paced.acquire().now_or_never().is_none());
+        }
+        drop(paced.acquire().await);
+        assert_eq!(start.elapsed().as_secs_f64().round(), 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hold_that_comes_while_waiting_is_respected() {
+        let paced = Arc::new(paced(Some(1), []));
+        drop(paced.acquire().await);
+        let start = Instant::now();
+        let waiter = tokio::spawn({
+            let paced = Arc::clone(&paced);
+            async move { drop(paced.acquire().await) }
+        });
+        tokio::task::yield_now().await;
+        paced.pace.observe(&Err(throttled(Some(9))), false, Instant::now());
+        waiter.await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 9);
+    }
+}

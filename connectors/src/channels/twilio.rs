@@ -351,3 +351,136 @@ impl Sink for TwilioSink {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::channels::Reference;
+    use bellwether_schemas::{DeliveryId, NotificationId};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn config(change: serde_json::Value) -> Config {
+        let mut all = json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550002222"});
+        all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        serde_json::from_value(all).unwrap()
+    }
+
+    fn message(body: &str) -> Message {
+        let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
+        let words = || "x".to_owned();
+        Message {
+            delivery,
+            attempt: 3,
+            to: "+15550001111".into(),
+            content: Content::Text { body: body.into() },
+            reference: Reference {
+                delivery,
+                notification,
+                project: words(),
+                member: words(),
+                template: words(),
+                provider: words(),
+            },
+        }
+    }
+
+    #[test]
+    fn a_request_to_the_letter() {
+        let (url, form) = config(json!({})).request(&message("Hi & bye")).unwrap();
+        assert_eq!(url, "https://api.twilio.com/2010-04-01/Accounts/AC1/Messages.json");
+        let pairs = [("To", "+15550001111"), ("Body", "Hi & bye"), ("From", "+15550002222")];
+        assert_eq!(form, pairs.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn a_service_and_a_callback() {
+        let config = config(json!({"from": null, "messaging_service_sid": "MG1", "base_url": "http://127.0.0.1:9/",
+            "status_callback_url": "https://h.example/v1/webhooks/twilio/sms"}));
+        let message = message("Hi");
+        let (url, form) = config.request(&message).unwrap();
+        assert_eq!(url, "http://127.0.0.1:9/2010-04-01/Accounts/AC1/Messages.json");
+        assert_eq!(form[2], ("MessagingServiceSid", "MG1".to_owned()));
+        let token = message.reference.to_token();
+        assert_eq!(form[3], ("StatusCallback", format!("https://h.example/v1/webhooks/twilio/sms?r={token}&n=3")));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_not_tried() {
+        let email = Content::Email { subject: "s".into(), html: None, text: Some("t".into()) };
+        for content in [email, Content::Text { body: " \n".into() }, Content::Text { body: "ö".repeat(1601) }] {
+            let error = config(json!({})).request(&Message { content, ..message("") }).unwrap_err();
+            assert_eq!(error.kind, Rejected);
+        }
+        assert!(config(json!({})).request(&message(&"ö".repeat(1600))).is_ok());
+    }
+
+    #[test]
+    fn every_code_of_the_table_has_its_consequence() {
+        assert!(CODES.windows(2).all(|pair| pair[0].0 < pair[1].0), "sorted, each once");
+        for (code, kind, name) in CODES {
+            let body = json!({"code": code, "message": "words", "status": 400}).to_string();
+            let error = classify(400, None, body.as_bytes()).unwrap_err();
+            assert_eq!((error.kind, error.detail), (*kind, format!("{code}: {name}")));
+        }
+        // What the provider's page and our contract insist on.
+        for (code, kind) in [
+            (21211, InvalidAddress),
+            (21614, InvalidAddress),
+            (30005, InvalidAddress),
+            (30006, InvalidAddress),
+            (30003, Transient),
+            (21610, OptedOut),
+            (20003, Unauthorized),
+            (21606, Unauthorized),
+            (21408, Unauthorized),
+            (20429, Throttled),
+            (21611, Transient),
+            (30001, Transient),
+            (21658, Rejected),
+        ] {
+            assert_eq!(kind_of(code).unwrap().0, kind, "{code}");
+        }
+    }
+
+    #[test]
+    fn every_answer_has_its_consequence() {
+        let wait = Some(Duration::from_secs(7));
+        for (status, retry_after, body, kind, after) in [
+            (429, wait, r#"{"code":20429,"message":"Too Many Requests","status":429}"#, Throttled, wait),
+            (429, None, "", Throttled, None),
+            (503, wait, "<html>", Transient, None),
+            (500, None, "{}", Transient, None),
+            (400, None, r#"{"code":99999,"message":"'To' +15550001111 odd","status":400}"#, Rejected, None),
+            (400, None, "not json", Rejected, None),
+            (401, None, "", Unauthorized, None),
+            (403, None, "{}", Unauthorized, None),
+            (404, None, r#"{"code":20404}"#, Unauthorized, None),
+            (301, None, "", Unauthorized, None),
+            (201, None, r#"{"status":"queued"}"#, ErrorKind::Ambiguous, None),
+            (201, None, r#"{"sid":"","status":"queued"}"#, ErrorKind::Ambiguous, None),
+            (200, None, "<html>welcome to the hotel</html>", ErrorKind::Ambiguous, None),
+            (201, None, r#"{"sid":"SM1","status":"failed","error_code":21610}"#, OptedOut, None),
+        ] {
+            let error = classify(status, retry_after, body.as_bytes()).unwrap_err();
+            assert_eq!((error.kind, error.after), (kind, after), "{status} {body}");
+            assert!(!error.detail.contains("5550001111"), "{}", error.detail);
+        }
+        let taken = Accepted { provider_id: Some("SM1".into()) };
+        assert_eq!(classify(201, None, br#"{"sid":"SM1","status":"queued","error_code":null,"new":[1]}"#), Ok(taken));
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_us_panic(status in 0_u16..1000, body in prop::collection::vec(any::<u8>(), 0..200)) {
+            classify(status, None, &body).ok();
+        }
+
+        #[test]
+        fn nor_an_odd_error(status in 200_u16..600, code in any::<i64>(), sid in any::<Option<String>>(), message in any::<String>()) {
+            let body = json!({"code": code, "sid": sid, "message": message, "status": status, "error_code": code});
+            classify(status, None, body.to_string().as_bytes()).ok();
+        }
+    }
+}

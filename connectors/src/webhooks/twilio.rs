@@ -106,3 +106,154 @@ fn number<N: std::str::FromStr + PartialOrd + From<u8>>(field: &'static str, tex
         .filter(|n| *n >= N::from(1))
         .ok_or_else(|| WebhookError::Invalid { field, problem: "is no number from 1 on".into() })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use bellwether_schemas::{DeliveryId, NotificationId};
+    use proptest::prelude::*;
+
+    const NOW: Timestamp = Timestamp(1_767_323_045_678);
+
+    fn params(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn reference() -> Reference {
+        Reference {
+            delivery: DeliveryId::default(),
+            notification: NotificationId::default(),
+            project: "shop".into(),
+            member: "m1".into(),
+            template: "order".into(),
+            provider: "sms".into(),
+        }
+    }
+
+    fn query() -> Vec<(String, String)> {
+        params(&[("r", &reference().to_token()), ("n", "2")])
+    }
+
+    fn form(status: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
+        let mut form =
+            params(&[("MessageSid", "SM1"), ("MessageStatus", status), ("To", "+15550001111"), ("Novel", "x")]);
+        form.extend(params(more));
+        form
+    }
+
+    /// The example of Twilio's security page.
+    #[test]
+    fn the_published_signature_verifies_and_no_other() {
+        let url = "https://mycompany.com/myapp.php?foo=1&bar=2";
+        let signature = "RSOYDt4T1cUTdK1PDd93/VVr8B8=";
+        let mut form = params(&[
+            ("Digits", "1234"),
+            ("To", "+18005551212"),
+            ("From", "+14158675309"),
+            ("Caller", "+14158675309"),
+            ("CallSid", "CA1234567890ABCDE"),
+        ]);
+        assert_eq!(verify("12345", url, &form, signature), Ok(()));
+        form.reverse();
+        assert_eq!(verify("12345", url, &form, signature), Ok(()), "order does not matter");
+        let refused = Err(WebhookError::Signature);
+        assert_eq!(verify("12346", url, &form, signature), refused);
+        assert_eq!(verify("12345", "https://mycompany.com/myapp.php?foo=1", &form, signature), refused);
+        assert_eq!(verify("12345", url, &form[1..], signature), refused);
+        for bad in ["", "AAAA", "RSOYDt4T1cUTdK1PDd93/VVr8B9=", "not base64!", "RSOYDt4T1cUTdK1PDd93/VVr8A=="] {
+            assert_eq!(verify("12345", url, &form, bad), refused, "{bad}");
+        }
+        form.push(("New".into(), "1".into()));
+        assert_eq!(verify("12345", url, &form, signature), refused, "a parameter more");
+    }
+
+    #[test]
+    fn a_delivery_becomes_a_receipt() {
+        let receipt = receipt(&query(), &form("delivered", &[]), NOW).unwrap().unwrap();
+        let expected = Receipt {
+            delivery: reference().delivery,
+            notification: reference().notification,
+            project: "shop".into(),
+            member: "m1".into(),
+            template: "order".into(),
+            channel: Channel::Sms,
+            kind: ReceiptKind::Delivered,
+            at: NOW,
+            attempt: 2,
+            provider: "sms".into(),
+            provider_id: Some("SM1".into()),
+            error: None,
+            detail: None,
+            address: None,
+        };
+        assert_eq!(receipt, expected);
+    }
+
+    #[test]
+    fn every_status_has_its_meaning() {
+        for early in ["accepted", "scheduled", "queued", "sending", "sent"] {
+            assert_eq!(receipt(&query(), &form(early, &[]), NOW), Ok(None), "{early}");
+        }
+        for (status, code, kind, words, address) in [
+            (
+                "undelivered",
+                "30006",
+                ErrorKind::InvalidAddress,
+                "30006: landline or unreachable carrier",
+                Some("+15550001111"),
+            ),
+            ("failed", "30005", ErrorKind::InvalidAddress, "30005: unknown destination", Some("+15550001111")),
+            ("undelivered", "30003", ErrorKind::Transient, "30003: handset unreachable", None),
+            ("failed", "21610", ErrorKind::OptedOut, "21610: recipient has unsubscribed", None),
+            ("failed", "39999", ErrorKind::Rejected, "39999: unknown code", None),
+            ("failed", "", ErrorKind::Rejected, "no error code", None),
+        ] {
+            let receipt = receipt(&query(), &form(status, &[("ErrorCode", code)]), NOW).unwrap().unwrap();
+            assert_eq!(
+                (receipt.kind, receipt.error, receipt.detail.as_deref(), receipt.address.as_deref()),
+                (ReceiptKind::Failed, Some(kind), Some(words), address),
+                "{status} {code}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let good = form("delivered", &[]);
+        let without = |from: &Params, name: &str| from.iter().filter(|(n, _)| n != name).cloned().collect::<Vec<_>>();
+        for (query, form, field) in [
+            (without(&query(), "r"), good.clone(), "r"),
+            (without(&query(), "n"), good.clone(), "n"),
+            (query(), without(&good, "MessageSid"), "MessageSid"),
+            (query(), without(&good, "MessageStatus"), "MessageStatus"),
+            (query(), without(&self::form("failed", &[("ErrorCode", "21211")]), "To"), "To"),
+        ] {
+            assert_eq!(receipt(&query, &form, NOW), Err(WebhookError::Missing(field)));
+        }
+        for (query, form, field) in [
+            (params(&[("r", "xxx"), ("n", "1")]), good.clone(), "r"),
+            (params(&[("r", &reference().to_token()), ("n", "0")]), good.clone(), "n"),
+            (params(&[("r", &reference().to_token()), ("n", "99999999999")]), good, "n"),
+            (query(), self::form("teleported", &[]), "MessageStatus"),
+            (query(), self::form("failed", &[("ErrorCode", "-1")]), "ErrorCode"),
+        ] {
+            let error = receipt(&query, &form, NOW).unwrap_err();
+            assert!(matches!(&error, WebhookError::Invalid { field: named, .. } if *named == field), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_callback_makes_us_panic(
+            status in "delivered|failed|[a-z]{0,9}", code in any::<String>(), n in any::<String>(), extra in any::<(String, String)>(),
+        ) {
+            let query = params(&[("r", &reference().to_token()), ("n", &n)]);
+            let mut form = form(&status, &[("ErrorCode", &code)]);
+            form.push(extra);
+            receipt(&query, &form, NOW).ok();
+            receipt(&self::query(), &form, NOW).ok();
+            verify(&code, &status, &form, &n).ok();
+        }
+    }
+}

@@ -221,3 +221,208 @@ pub(super) fn dotted(content: &[u8]) -> Vec<u8> {
     out.extend_from_slice(b".\r\n");
     out
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::channels::Reference;
+    use bellwether_schemas::{DeliveryId, NotificationId};
+    use proptest::prelude::*;
+
+    const NOW: Timestamp = Timestamp(1_767_323_045_678); // 2026-01-02T03:04:05.678Z
+
+    fn letterhead(settings: serde_json::Value) -> Result<Letterhead, ConfigError> {
+        let mut all = serde_json::json!({"host": "mx.example", "from_address": "news@shop.example"});
+        all.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        Letterhead::new(&serde_json::from_value(all).unwrap())
+    }
+
+    fn message(to: &str, subject: &str, text: Option<&str>, html: Option<&str>) -> Message {
+        let delivery: DeliveryId = "0c9f5a1e-2b3c-5d4e-8f90-a1b2c3d4e5f6".parse().unwrap();
+        Message {
+            delivery,
+            attempt: 1,
+            to: to.into(),
+            content: Content::Email { subject: subject.into(), html: html.map(Into::into), text: text.map(Into::into) },
+            reference: Reference {
+                delivery,
+                notification: NotificationId::default(),
+                project: "shop".into(),
+                member: "m1".into(),
+                template: "order".into(),
+                provider: "mail".into(),
+            },
+        }
+    }
+
+    fn written(head: &Letterhead, message: &Message) -> String {
+        String::from_utf8(head.request(message, NOW).unwrap().content).unwrap()
+    }
+
+    #[test]
+    fn a_letter_to_the_letter() {
+        let head = letterhead(serde_json::json!({"from_name": "Shop, Ltd.", "reply_to": "help@shop.example"})).unwrap();
+        let message = message("jane@example.com", "Your order", Some("Hello\n.dot\n"), Some("<p>Grüße</p>"));
+        let expected = [
+            "From: =?utf-8?b?U2hvcCwgTHRkLg==?= <news@shop.example>",
+            "Reply-To: help@shop.example",
+            "Auto-Submitted: auto-generated",
+            "MIME-Version: 1.0",
+            "To: jane@example.com",
+            "Message-ID: <0c9f5a1e-2b3c-5d4e-8f90-a1b2c3d4e5f6@shop.example>",
+            "X-Bellwether-Delivery: 0c9f5a1e-2b3c-5d4e-8f90-a1b2c3d4e5f6",
+            "Date: Fri, 02 Jan 2026 03:04:05 +0000",
+            "Subject: Your order",
+            "Content-Type: multipart/alternative; boundary=\"=_bellwether_0c9f5a1e2b3c5d4e8f90a1b2c3d4e5f6\"",
+            "",
+            "--=_bellwether_0c9f5a1e2b3c5d4e8f90a1b2c3d4e5f6",
+            "Content-Type: text/plain; charset=utf-8",
+            "Content-Transfer-Encoding: 7bit",
+            "",
+            "Hello",
+            ".dot",
+            "--=_bellwether_0c9f5a1e2b3c5d4e8f90a1b2c3d4e5f6",
+            "Content-Type: text/html; charset=utf-8",
+            "Content-Transfer-Encoding: base64",
+            "",
+            "PHA+R3LDvMOfZTwvcD4=",
+            "--=_bellwether_0c9f5a1e2b3c5d4e8f90a1b2c3d4e5f6--",
+            "",
+        ];
+        assert_eq!(written(&head, &message), expected.join("\r\n"));
+        let letter = head.request(&message, NOW).unwrap();
+        assert_eq!(
+            (letter.from.to_string(), letter.to.to_string()),
+            ("news@shop.example".into(), "jane@example.com".into())
+        );
+        assert!(String::from_utf8(dotted(&letter.content)).unwrap().contains("\r\n..dot\r\n"));
+    }
+
+    #[test]
+    fn one_body_needs_no_parts() {
+        let head = letterhead(serde_json::json!({"domain": "mail.shop.example"})).unwrap();
+        let text = written(&head, &message("a@example.com", "Hi", Some("only text"), None));
+        assert!(text.contains("Message-ID: <0c9f5a1e-2b3c-5d4e-8f90-a1b2c3d4e5f6@mail.shop.example>\r\n"));
+        assert!(text.ends_with(
+            "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\nonly text\r\n"
+        ));
+        let html = written(&head, &message("a@example.com", "Hi", None, Some("<b>é</b> and a good deal of English")));
+        assert!(html.ends_with("text/html; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n<b>=C3=A9</b> and a good deal of English\r\n"), "{html}");
+        let none = head.request(&message("a@example.com", "Hi", None, None), NOW).unwrap_err();
+        assert_eq!(none.kind, ErrorKind::Rejected);
+    }
+
+    #[test]
+    fn a_subject_cannot_become_a_header() {
+        let head = letterhead(serde_json::json!({"from_name": "Shop\r\nBcc: all@example.com"})).unwrap();
+        for evil in [
+            "Hi\r\nBcc: victim@example.com",
+            "Hi\nBcc: v@example.com",
+            "Hi\r\n\r\n<script>",
+            "é\r\nBcc: v@example.com",
+            "\0\r\n.\r\n",
+        ] {
+            let text = written(&head, &message("a@example.com", evil, Some("x"), None));
+            let headers = text.split("\r\n\r\n").next().unwrap();
+            let names: Vec<_> =
+                headers.split("\r\n").filter(|l| !l.starts_with(' ')).map(|l| l.split(':').next().unwrap()).collect();
+            let expected = [
+                "From",
+                "Auto-Submitted",
+                "MIME-Version",
+                "To",
+                "Message-ID",
+                "X-Bellwether-Delivery",
+                "Date",
+                "Subject",
+                "Content-Type",
+                "Content-Transfer-Encoding",
+            ];
+            assert_eq!(names, expected, "{evil:?} made {headers}");
+        }
+    }
+
+    #[test]
+    fn a_long_subject_is_encoded_and_folded() {
+        let head = letterhead(serde_json::json!({})).unwrap();
+        let subject = "Ваш заказ отправлен, ".repeat(12);
+        let text = written(&head, &message("a@example.com", &subject, Some("x"), None));
+        assert!(text.contains("Subject: =?utf-8?b?"));
+        assert!(text.is_ascii() && text.lines().all(|line| line.len() <= 78), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_address_is_not_written_to() {
+        let head = letterhead(serde_json::json!({})).unwrap();
+        for bad in [
+            "",
+            "nobody",
+            "a@",
+            "@b",
+            "a b@example.com",
+            "a@example.com\r\nRCPT TO:<v@example.com>",
+            "a@example.com>\r\nDATA",
+            "a@exa mple.com",
+            "a@example.com, b@example.com",
+            "\"a\r\n\"@example.com",
+        ] {
+            let error = head.request(&message(bad, "Hi", Some("x"), None), NOW).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::InvalidAddress, "{bad:?}");
+            assert!(bad.is_empty() || !error.detail.contains(bad), "{error}");
+        }
+        let letter = head.request(&message("jane@bücher.example", "Hi", Some("x"), None), NOW).unwrap();
+        assert_eq!((letter.to.to_string().as_str(), letter.is_international()), ("jane@xn--bcher-kva.example", false));
+        assert!(head.request(&message("jürgen@example.com", "Hi", Some("x"), None), NOW).unwrap().is_international());
+    }
+
+    #[test]
+    fn a_bad_sender_is_named() {
+        for (settings, field) in [
+            (serde_json::json!({"from_address": "nobody"}), "from_address"),
+            (serde_json::json!({"reply_to": "a@b\r\nBcc: c@d"}), "reply_to"),
+            (serde_json::json!({"domain": "mail shop"}), "domain"),
+            (serde_json::json!({"domain": "x>\r\nBcc: y"}), "domain"),
+        ] {
+            let error = letterhead(settings).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("smtp provider: `{field}` is no ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_body_cannot_end_its_part() {
+        let head = letterhead(serde_json::json!({})).unwrap();
+        let boundary = "--=_bellwether_0c9f5a1e2b3c5d4e8f90a1b2c3d4e5f6";
+        let text = written(&head, &message("a@example.com", "Hi", Some(&format!("x\n{boundary}--\ny")), Some("<p>")));
+        assert_eq!(text.matches(&format!("\r\n{boundary}")).count(), 3, "{text}");
+    }
+
+    #[test]
+    fn dots_are_doubled() {
+        for (content, wire) in [
+            ("a\r\n", "a\r\n.\r\n"),
+            ("a", "a\r\n.\r\n"),
+            (".\r\n", "..\r\n.\r\n"),
+            (".a\r\n.\r\n..b\r\nc.d\r\n", "..a\r\n..\r\n...b\r\nc.d\r\n.\r\n"),
+            ("", "\r\n.\r\n"),
+        ] {
+            assert_eq!(String::from_utf8(dotted(content.as_bytes())).unwrap(), wire, "{content:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_content_makes_lines_that_every_server_takes(
+            subject in any::<String>(), text in any::<String>(), html in "[ -~äß\r\n.\0=-]{0,300}", at in any::<i64>(),
+        ) {
+            let letter = letterhead(serde_json::json!({})).unwrap()
+                .request(&message("a@example.com", &subject, Some(&text), Some(&html)), Timestamp(at)).unwrap();
+            let content = String::from_utf8(letter.content).unwrap();
+            prop_assert!(content.is_ascii() && !content.contains('\0'));
+            prop_assert!(content.ends_with("\r\n"));
+            for line in content.split("\r\n") {
+                prop_assert!(line.len() <= 998 && !line.contains(['\r', '\n']), "{line:?}");
+            }
+        }
+    }
+}

@@ -201,3 +201,166 @@ fn kind(stage: Stage, reply: &Reply) -> ErrorKind {
 fn says(reply: &Reply, word: &str) -> bool {
     reply.text.to_ascii_lowercase().contains(word)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use ErrorKind::{Ambiguous, InvalidAddress, Rejected, Transient, Unauthorized};
+    use proptest::prelude::*;
+
+    fn reply(line: &str) -> Reply {
+        Reply::parse(format!("{line}\r\n").as_bytes()).unwrap().unwrap().0
+    }
+
+    #[test]
+    fn every_refusal_has_its_consequence() {
+        use Stage::{Auth, Data, End, Greeting, Hello, Mail, Recipient, Tls};
+        for (stage, line, expected) in [
+            // The address is dead.
+            (Recipient, "550 5.1.1 <a@b.example>: user unknown", InvalidAddress),
+            (Recipient, "550 5.1.2 no such domain", InvalidAddress),
+            (Recipient, "550 5.1.3 bad syntax", InvalidAddress),
+            (Recipient, "551 5.1.6 moved", InvalidAddress),
+            (Recipient, "556 5.1.10 null MX", InvalidAddress),
+            (Recipient, "550 no such user", InvalidAddress),
+            (Recipient, "551 not local", InvalidAddress),
+            (Recipient, "553 name not allowed", InvalidAddress),
+            (End, "550 5.1.1 user unknown", InvalidAddress),
+            // It passes.
+            (Recipient, "450 4.2.0 greylisted", Transient),
+            (Recipient, "450 try later", Transient),
+            (Recipient, "452 4.2.2 over quota", Transient),
+            (Recipient, "452 4.1.1 user unknown for now", Transient),
+            (Recipient, "552 5.2.2 mailbox full", Transient),
+            (Recipient, "552 mailbox full", Transient),
+            (Recipient, "550 5.2.2 mailbox full", Transient),
+            (Recipient, "550 5.2.1 mailbox disabled", Transient),
+            (Data, "451 4.3.0 no disk", Transient),
+            (End, "451 4.7.1 greylisted", Transient),
+            (Greeting, "421 4.3.2 going down", Transient),
+            (Mail, "421 4.4.2 idle too long", Transient),
+            (End, "421 4.7.0 too many", Transient),
+            (Auth, "454 4.7.0 temporary authentication failure", Transient),
+            // Our account.
+            (Auth, "535 5.7.8 bad credentials", Unauthorized),
+            (Auth, "534 5.7.9 mechanism too weak", Unauthorized),
+            (Auth, "535 no", Unauthorized),
+            (Mail, "530 5.7.0 authentication required", Unauthorized),
+            (Recipient, "530 authentication required", Unauthorized),
+            (Greeting, "554 no service for you", Unauthorized),
+            (Hello, "550 bad name", Unauthorized),
+            (Tls, "502 not here", Unauthorized),
+            (Mail, "550 5.7.1 sender not owned", Unauthorized),
+            (Mail, "553 5.1.8 sender's domain unknown", Unauthorized),
+            (Mail, "550 sender refused", Unauthorized),
+            (Recipient, "554 5.7.1 <a@b.example>: Relay access denied", Unauthorized),
+            (Recipient, "554 relaying denied", Unauthorized),
+            (End, "550 5.7.26 unauthenticated mail is not accepted", Unauthorized),
+            // Policy: never the address's fault.
+            (Recipient, "550 5.7.1 blocked by policy", Rejected),
+            (End, "554 5.7.1 spam", Rejected),
+            (End, "550 looks like spam", Rejected),
+            (Data, "554 no valid recipients", Rejected),
+            (Mail, "552 5.3.4 message too big", Rejected),
+            (End, "552 5.3.4 message too big", Rejected),
+            (End, "550 5.2.3 message too big for the mailbox", Rejected),
+            (Recipient, "554 5.4.4 no route", Rejected),
+            (Recipient, "501 syntax", Rejected),
+            // Not in step.
+            (Data, "250 OK", Transient),
+            (End, "354 go on", Ambiguous),
+        ] {
+            let error = classify(stage, &reply(line));
+            assert_eq!(error.kind, expected, "{stage:?} {line}");
+            assert!(error.detail.starts_with(&format!("{}: {}", stage.name(), &line[..3])), "{}", error.detail);
+        }
+    }
+
+    #[test]
+    fn policy_never_condemns_an_address() {
+        for detail in 0..=255 {
+            for stage in [Stage::Mail, Stage::Recipient, Stage::Data, Stage::End] {
+                let error = classify(stage, &reply(&format!("550 5.7.{detail} no")));
+                assert!(matches!(error.kind, Rejected | Unauthorized), "{stage:?} 5.7.{detail}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_address_stays_out_of_the_words() {
+        let error = classify(
+            Stage::Recipient,
+            &reply("550 5.1.1 <jane.roe@example.com>: Recipient rejected, call +1 (555) 123-4567"),
+        );
+        assert_eq!(error.detail, "RCPT TO: 550 5.1.1 [address] Recipient rejected, call +1 (555) [address]");
+    }
+
+    #[test]
+    fn replies_are_read_one_by_one() {
+        let bytes = b"250-mx.example\r\n250-PIPELINING\r\n250 SMTPUTF8\r\n354 go\r\n25";
+        let (first, used) = Reply::parse(bytes).unwrap().unwrap();
+        assert_eq!((first.code, first.status, first.text.as_str()), (250, None, "mx.example\nPIPELINING\nSMTPUTF8"));
+        let (second, more) = Reply::parse(&bytes[used..]).unwrap().unwrap();
+        assert_eq!((second.code, second.text.as_str()), (354, "go"));
+        assert_eq!(Reply::parse(&bytes[used + more..]), Ok(None));
+        assert_eq!(reply("250").text, "");
+        assert_eq!(reply("550 5.1.1 x").status, Some((5, 1, 1)));
+        for none in ["550 5.1 x", "550 3.1.1 x", "550 5.1.1.1 x", "550 5.1.1234 x", "550 5..1 x", "550 10.0.0 x"] {
+            assert_eq!(reply(none).status, None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused() {
+        for bytes in [
+            "HTTP/1.1 400 Bad Request\r\n",
+            "99\r\n",
+            "650 x\r\n",
+            "250x\r\n",
+            "250-a\r\n251 b\r\n",
+            "\r\n",
+            "2\u{663}0 x\r\n",
+        ] {
+            assert_eq!(Reply::parse(bytes.as_bytes()), Err(NotAReply), "{bytes:?}");
+        }
+        assert_eq!(Reply::parse(&[b'2'; MAX_REPLY]), Ok(None));
+        assert_eq!(Reply::parse(&[b'2'; MAX_REPLY + 1]), Err(NotAReply));
+    }
+
+    #[test]
+    fn the_queue_id_of_the_usual_servers() {
+        for (line, id) in [
+            ("250 2.0.0 Ok: queued as 4cXyZ12", Some("4cXyZ12")),
+            ("250 OK id=1tAbCd-0001-2", Some("1tAbCd-0001-2")),
+            ("250 Ok 0102018f-abc", Some("0102018f-abc")),
+            ("250 2.0.0 u8I1 Message accepted for delivery", Some("u8I1")),
+            ("250 2.0.0 Ok", None),
+            ("250 OK", None),
+            ("250", None),
+        ] {
+            assert_eq!(reply(line).queue_id().as_deref(), id, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_a_server_says_makes_us_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(Some((reply, used))) = Reply::parse(&bytes) {
+                prop_assert!(used <= bytes.len());
+                let id = reply.queue_id();
+                prop_assert!(id.is_none_or(|id| !id.contains('\n')));
+                prop_assert!(!classify(Stage::Recipient, &reply).detail.contains('\n'));
+            }
+        }
+
+        #[test]
+        fn nor_anything_that_looks_like_a_reply(text in "[2-5][0-9]{2}[ -][0-9.]{0,12}[ -~äß\r\n]{0,80}\r\n") {
+            if let Ok(Some((reply, _))) = Reply::parse(text.as_bytes()) {
+                for stage in [Stage::Greeting, Stage::Mail, Stage::Recipient, Stage::Data, Stage::End] {
+                    prop_assert!(!classify(stage, &reply).detail.contains('\n'));
+                }
+            }
+        }
+    }
+}
