@@ -143,7 +143,7 @@ pub async fn accept(
     let (appends, answer) = match judge(&shared, &caller, &headers, &body) {
         Ok(judged) => judged,
         Err(problem) => {
-            shared.api.observer.rejected(if problem.status == 422 { "invalid" } else { "malformed" });
+            shared.api.observer.rejected(if problem.status() == 422 { "invalid" } else { "malformed" });
             return Err(problem);
         }
     };

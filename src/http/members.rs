@@ -169,7 +169,7 @@ pub async fn read(
 #[utoipa::path(
     put, path = "/v1/members/{id}", tag = "members", security(("api_key" = ["members"])), request_body = MemberPatch,
     params(
-        ("id" = String, Path, description = "client_user_id, 1 to 256 bytes", example = "anna"),
+        ("id" = String, Path, description = "client_user_id, 1 to 256 bytes. Percent-encode it; the id `import` must be written `%69mport`", example = "anna"),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key and request again give the same answer for 24 h"),
     ),
     responses(

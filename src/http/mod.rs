@@ -24,6 +24,8 @@ pub mod rows;
 pub mod stats;
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod tests;
 pub mod webhooks;
 
 use self::{
@@ -252,7 +254,8 @@ async fn no_method() -> Problem {
 /// Gives every request an id, its own (`X-Request-Id`) or a new one, in the log and in the answer.
 async fn named(request: Request, next: Next) -> Response {
     const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-    let sane = |value: &&HeaderValue| value.len() <= 128 && value.as_bytes().iter().all(u8::is_ascii_graphic);
+    let sane =
+        |value: &&HeaderValue| (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
     let id = request.headers().get(REQUEST_ID).filter(sane).cloned();
     let id = id.or_else(|| HeaderValue::from_str(&Uuid::now_v7().to_string()).ok());
     let text = id.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();

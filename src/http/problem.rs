@@ -44,21 +44,19 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// A refusal (RFC 9457), as handlers return it.
+/// A refusal (RFC 9457), as handlers return it. Boxed: most results are good ones, and should not carry its size.
 #[derive(Clone, Debug)]
-pub struct Problem {
-    /// HTTP status.
-    pub status: StatusCode,
+pub struct Problem(Box<Content>);
+
+#[derive(Clone, Debug)]
+struct Content {
+    status: StatusCode,
     /// Last part of the problem type.
     kind: &'static str,
-    /// Title of the problem type.
     title: &'static str,
-    /// What is wrong this time.
-    pub detail: String,
-    /// The field at fault.
-    pub field: Option<String>,
-    /// What to do about it.
-    pub remedy: String,
+    detail: String,
+    field: Option<String>,
+    remedy: String,
     retry_after_seconds: Option<u32>,
     more: Map<String, Value>,
 }
@@ -102,7 +100,20 @@ impl Problem {
         remedy: impl Into<String>,
     ) -> Self {
         let (detail, remedy) = (detail.into(), remedy.into());
-        Self { status, kind, title, detail, field: None, remedy, retry_after_seconds: None, more: Map::new() }
+        let (field, retry_after_seconds, more) = (None, None, Map::new());
+        Self(Box::new(Content { status, kind, title, detail, field, remedy, retry_after_seconds, more }))
+    }
+
+    /// HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    /// The field at fault.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        self.0.field.as_deref()
     }
 
     /// 400: the request cannot be read at all.
@@ -181,7 +192,7 @@ impl Problem {
     /// Names the field at fault.
     #[must_use]
     pub fn at(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
+        self.0.field = Some(field.into());
         self
     }
 
@@ -189,37 +200,38 @@ impl Problem {
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
         if let Ok(value) = serde_json::to_value(value) {
-            self.more.insert(name.into(), value);
+            self.0.more.insert(name.into(), value);
         }
         self
     }
 
     /// Says in a header when to come again.
     #[must_use]
-    pub const fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after_seconds = Some(seconds);
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.0.retry_after_seconds = Some(seconds);
         self
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let this = *self.0;
         let document = ProblemDocument {
-            kind: format!("urn:bellwether:problem:{}", self.kind),
-            title: self.title.into(),
-            status: self.status.as_u16(),
-            detail: self.detail,
-            field: self.field,
-            remedy: self.remedy,
-            more: self.more,
+            kind: format!("urn:bellwether:problem:{}", this.kind),
+            title: this.title.into(),
+            status: this.status.as_u16(),
+            detail: this.detail,
+            field: this.field,
+            remedy: this.remedy,
+            more: this.more,
         };
-        let mut response = (self.status, Json(document)).into_response();
+        let mut response = (this.status, Json(document)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if let Some(seconds) = self.retry_after_seconds {
+        if let Some(seconds) = this.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if this.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -308,6 +320,6 @@ mod tests {
     fn what_the_log_says_of_itself_stays_inside() {
         let problem = Problem::from(LogError::Unavailable("broker 10.0.0.7:9092".into()));
         assert!(!format!("{problem:?}").contains("10.0.0.7"));
-        assert_eq!(problem.status, 503);
+        assert_eq!(problem.status(), 503);
     }
 }

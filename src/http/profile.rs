@@ -33,6 +33,9 @@ pub fn member_id(id: &str) -> Result<(), FieldError> {
     if id.chars().any(char::is_control) {
         return Err(FieldError::new("id", "has a control character", remedy));
     }
+    if matches!(id, "." | "..") {
+        return Err(FieldError::new("id", "is a dot segment, which no URL can carry (RFC 3986 section 5.2.4)", remedy));
+    }
     Ok(())
 }
 
@@ -331,7 +334,7 @@ mod tests {
     #[test]
     fn ids_are_bounded() {
         assert!(member_id("anna@7/β").is_ok());
-        for bad in ["", "a\nb", &"x".repeat(257)] {
+        for bad in ["", ".", "..", "a\nb", &"x".repeat(257)] {
             assert_eq!(member_id(bad).unwrap_err().field, "id");
         }
     }

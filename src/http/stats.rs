@@ -187,7 +187,7 @@ mod tests {
             ("2026-01-01", "2026-02-30", "to"),
             ("-009999-01-01", "9999-12-31", "to"),
         ] {
-            assert_eq!(days(Some(from), Some(to)).unwrap_err().field.as_deref(), Some(field), "{from} {to}");
+            assert_eq!(days(Some(from), Some(to)).unwrap_err().field(), Some(field), "{from} {to}");
         }
     }
 }
