@@ -3,6 +3,7 @@
 use crate::{
     backends::Backends,
     config::Config,
+    definitions::check_provider,
     http::{
         Api, Limits, Observer,
         auth::{ApiKeyError, ApiKeys},
@@ -12,7 +13,7 @@ use crate::{
         webhooks::{HookError, TwilioCall, TwilioHook, signed_url},
     },
     metrics::Metrics,
-    runtime::{clock::Clock, definitions::check_provider},
+    runtime::clock::Clock,
 };
 use bellwether_connectors::{
     channels::{Reference, twilio},

@@ -60,6 +60,8 @@ enum Command {
     /// Measure what a message costs here.
     #[command(subcommand)]
     Bench(bench::Bench),
+    #[command(flatten)]
+    Client(bellwether::cli::Client),
 }
 
 #[derive(Debug, Subcommand)]
@@ -129,6 +131,10 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Bench(bench) => {
             telemetry::init(true, "error");
             bench::run(bench).await.map(|()| true)
+        }
+        Command::Client(client) => {
+            telemetry::init(true, "warn");
+            client.run().await.map(|()| true)
         }
     }
 }

@@ -352,7 +352,7 @@ struct Process {
 
 impl Process {
     async fn start(context: &Context, projects: &watch::Receiver<Projects>, sinks: &Arc<Sinks>) -> Result<Self, Fatal> {
-        let decoder = Arc::new(EventDecoder::new(None, Some(PROJECT.into())).unwrap());
+        let decoder = Arc::new(EventDecoder { registry: None, default_project: Some(PROJECT.into()) });
         let mut deliver = Vec::new();
         for channel in Channel::ALL {
             let (context, projects) = (context.clone(), projects.clone());

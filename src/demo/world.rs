@@ -3,6 +3,7 @@
 use crate::{
     config::Config,
     http::auth::{ApiKeyConfig, Scope},
+    definitions::check_provider,
     receivers::{SmtpOptions, SmtpReceiver, TwilioOptions, TwilioReceiver},
 };
 use anyhow::{Context as _, bail};
@@ -108,10 +109,10 @@ impl World {
             "SHOP_CALLBACK_URL" => Some(self.base.clone()),
             _ => std::env::var(name).ok(),
         };
-        let loaded = crate::definitions::load(example, &values).map_err(|findings| {
+        let loaded = crate::definitions::load(example, &values, &check_provider).map_err(|findings| {
             anyhow::anyhow!(findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         })?;
-        let mut definitions = loaded.definitions;
+        let mut definitions = loaded.document;
         definitions.project.name.clone_from(&self.project);
         for provider in definitions.providers.values_mut() {
             // Retries of a demo should not take minutes.

@@ -4,9 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{
-    Api, Finding, Limits, Observer, Published,
+    Api, Finding, Limits, Observer,
     auth::{ApiKeyConfig, ApiKeys, Scope},
-    definitions::ProjectDefinitions,
     probes::Check,
     router,
     webhooks::{HookError, TwilioCall, TwilioHook, signed_url},
@@ -16,6 +15,8 @@ use bellwether_connectors::{
     log::{Append, Bounds, Commit, Committed, Consumer, Log, LogError, LogRecord, TopicPartition},
     store::{Checkpoint, ScanPage, Store, StoreError, TokenRange},
 };
+use crate::definitions::check_provider;
+use bellwether_processors::definitions::{Compiled, Projects};
 use bellwether_schemas::{
     Channel, DeliveryId, NotificationId, Position, Timestamp, Topic,
     codec::{Encoded, decode},
@@ -145,7 +146,7 @@ impl Store for MemoryStore {
 #[derive(Debug)]
 pub(super) struct MemoryLog {
     store: Arc<MemoryStore>,
-    published: watch::Sender<Arc<Published>>,
+    published: watch::Sender<Projects>,
     records: Mutex<Vec<(Position, Append)>>,
     pub(super) down: AtomicBool,
     pub(super) stuck: AtomicBool,
@@ -178,11 +179,8 @@ impl MemoryLog {
             Topic::Definitions => {
                 let set: DefinitionSet = decode(&append.payload).unwrap();
                 let document: Definitions = serde_json::from_str(&set.document).unwrap();
-                self.published.send_modify(|published| {
-                    let mut projects = published.projects.clone();
-                    projects.insert(set.project, Arc::new(ProjectDefinitions { version: set.version, document }));
-                    *published = Arc::new(Published { projects });
-                });
+                let compiled = Arc::new(Compiled::new(document, set.version, &check_provider).unwrap());
+                self.published.send_modify(|published| *published = published.with(compiled));
             }
             _ => {}
         }
@@ -389,8 +387,8 @@ impl House {
 
     pub(super) async fn with(change: impl FnOnce(&mut Limits)) -> Self {
         let store = Arc::new(MemoryStore::default());
-        let projects = [("shop".to_owned(), Arc::new(ProjectDefinitions { version: 1, document: shop() }))].into();
-        let (published, definitions) = watch::channel(Arc::new(Published { projects }));
+        let compiled = Compiled::new(shop(), 1, &check_provider).unwrap();
+        let (published, definitions) = watch::channel(Projects::from_iter([compiled]));
         let log = Arc::new(MemoryLog {
             store: Arc::clone(&store),
             published,

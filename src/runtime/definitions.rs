@@ -1,11 +1,8 @@
 //! Everyone serves from the compacted `definitions` topic: read to its end before anything starts, then followed without restart.
 
-use crate::runtime::{clock::Clock, retry::until_available, worker::Fatal};
-use bellwether_connectors::{
-    channels,
-    log::{Log, LogError, TopicPartition},
-};
-use bellwether_processors::definitions::{Compiled, Projects, ProviderCheck};
+use crate::{definitions::check_provider, runtime::{clock::Clock, retry::until_available, worker::Fatal}};
+use bellwether_connectors::log::{Log, LogError, TopicPartition};
+use bellwether_processors::definitions::{Compiled, Projects};
 use bellwether_schemas::{Topic, codec::decode, records::DefinitionSet};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -97,15 +94,6 @@ fn compiled(set: DefinitionSet) -> Result<Arc<Compiled>, String> {
     Compiled::new(document, set.version, &check_provider).map(Arc::new).map_err(|findings| {
         findings.iter().map(|f| format!("{}: {}", f.path, f.problem)).collect::<Vec<_>>().join("; ")
     })
-}
-
-/// What the connectors say of a provider's settings, in the words that the processors ask for.
-#[must_use]
-pub fn check_provider(kind: &str, settings: &serde_json::Map<String, serde_json::Value>) -> ProviderCheck {
-    ProviderCheck {
-        channel: channels::channel_of(kind),
-        problems: channels::validate(kind, settings).err().iter().map(ToString::to_string).collect(),
-    }
 }
 
 /// A published set for the log.

@@ -49,11 +49,12 @@ pub fn canonical_locale(text: &str) -> Option<String> {
     parts.next().is_none().then_some(canonical)
 }
 
-/// The known name that was probably meant: the one with the fewest edits, at most a third of its length.
+/// The known name that was probably meant: the one with the fewest edits, at most a third of its length. A beginning of four letters counts as
+/// one edit.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
-        .map(|name| (edits(given, name), name))
+        .map(|name| (if given.len() >= 4 && name.starts_with(given) { 1 } else { edits(given, name) }, name))
         .filter(|(distance, name)| *distance <= (name.chars().count().max(3) / 3))
         .min()
         .map(|(_, name)| name)
@@ -95,6 +96,7 @@ mod tests {
             ("order_plcaed", Some("order_placed")),
             ("order_shiped", Some("order_shipped")),
             ("opt", Some("otp")),
+            ("order_sh", Some("order_shipped")),
             ("welcome", None),
             ("", None),
         ] {
