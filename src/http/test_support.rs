@@ -191,12 +191,12 @@ impl MemoryLog {
         if command.action == MemberAction::Delete {
             return self.store.apply(Write::Delete { table: MemberRow::TABLE, key, fence: Some(1) });
         }
-        let known = self
-            .store
-            .all::<MemberRow>()
-            .into_iter()
-            .find(|row| row.project == command.project && row.member == command.member && row.kind == PROFILE);
-        let mut profile = known.map_or_else(Profile::default, |row| Profile::from_row(&row).unwrap());
+        let rows = self.store.rows.lock().unwrap();
+        let known =
+            rows.get(&(MemberRow::TABLE.name, key.partition)).and_then(|rows| rows.get(&key.clustering)).cloned();
+        drop(rows);
+        let mut profile = known
+            .map_or_else(Profile::default, |cells| Profile::from_row(&MemberRow::from_cells(cells).unwrap()).unwrap());
         let patch: Patch = serde_json::from_str(&command.patch.unwrap()).unwrap();
         for (channel, field) in [(Channel::Email, patch.email), (Channel::Sms, patch.phone)] {
             let active =

@@ -667,6 +667,61 @@ async fn a_request_keeps_its_id_if_it_is_a_sane_one() {
     }
 }
 
+#[derive(clap::Parser)]
+enum Commands {
+    Explain(crate::cli::Explain),
+    #[command(name = "deadletters")]
+    DeadLetters(crate::cli::DeadLetters),
+    Members(crate::cli::Members),
+}
+
+/// Runs a command line against a house, as `bellwether` does.
+async fn command(house: &House, line: &[&str]) -> anyhow::Result<()> {
+    let line = [&["bellwether"], line, &["--url", &house.url, "--key", "key-of-all"]].concat();
+    match <Commands as clap::Parser>::try_parse_from(line)? {
+        Commands::Explain(command) => command.run().await,
+        Commands::DeadLetters(command) => command.run().await,
+        Commands::Members(command) => command.run().await,
+    }
+}
+
+#[tokio::test]
+async fn the_commands_do_what_the_api_does() {
+    use clap::CommandFactory;
+    Commands::command().debug_assert();
+    let house = House::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("members.csv");
+    let rows: String = (0..3_000).map(|n| format!("import{n},m{n}@example.org\n")).collect();
+    std::fs::write(&file, format!("id,email\n{rows}x,nobody\n")).unwrap();
+    command(&house, &["members", "import", file.to_str().unwrap()]).await.unwrap();
+    assert_eq!(house.store.all::<MemberRow>().len(), 3_000);
+    assert!(command(&house, &["members", "import", "members.txt"]).await.unwrap_err().to_string().contains("--format"));
+
+    for id in ["import", "a/b c?#%"] {
+        command(&house, &["members", "put", id, r#"{"locale": "en"}"#]).await.unwrap();
+        assert!(house.store.all::<MemberRow>().iter().any(|row| row.member == id), "{id}");
+        command(&house, &["members", "get", id, "--json"]).await.unwrap();
+        command(&house, &["members", "delete", id]).await.unwrap();
+    }
+    let refusal = command(&house, &["members", "put", "a", r#"{"email": "x"}"#]).await.unwrap_err().to_string();
+    assert!(refusal.contains("`email`") && refusal.contains("remedy: "), "{refusal}");
+
+    house.store.put(story_row(1, 0, "decision", "routed"));
+    command(&house, &["explain", &Uuid::from_u128(1).to_string()]).await.unwrap();
+    assert!(command(&house, &["explain", &Uuid::nil().to_string()]).await.is_err());
+
+    (0..5).for_each(|n| house.store.put(dead_letter("shop", n, "2026-03-01", Reason::Invalid)));
+    let id = format!("2026-03-01.{}", dead_letter("shop", 0, "2026-03-01", Reason::Invalid).id);
+    command(&house, &["deadletters", "list", "--reason", "invalid"]).await.unwrap();
+    command(&house, &["deadletters", "show", &id]).await.unwrap();
+    command(&house, &["deadletters", "replay", &id]).await.unwrap();
+    assert_eq!(house.log.appended(Topic::Events).len(), 1);
+    command(&house, &["deadletters", "replay", "--reason", "invalid"]).await.unwrap();
+    assert_eq!(house.log.appended(Topic::Events).len(), 5);
+    assert!(command(&house, &["deadletters", "replay"]).await.is_err(), "nothing named");
+}
+
 /// Bodies that are nearly right, and bodies that are nothing at all.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let leaf = prop_oneof![
