@@ -11,6 +11,8 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
     client::DefaultClientContext,
+    mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -547,6 +549,19 @@ async fn a_broker_that_is_not_there_is_unavailable() {
     config.options.insert("no.such.setting".into(), "1".into());
     let error = KafkaLog::connect(config).unwrap_err();
     assert!(matches!(&error, LogError::Refused(text) if text.contains("no.such.setting")), "{error}");
+}
+
+/// librdkafka's mock of a cluster refuses the producer for good, as a broker may; the log must not stay broken after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_is_broken_for_good_is_replaced() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic("events", 4, 1).unwrap();
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    mock.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
+    let log = KafkaLog::connect(KafkaConfig::new(vec![mock.bootstrap_servers()])).unwrap();
+    let error = log.append(appends(Topic::Events, 0..10)).await.unwrap_err();
+    assert!(matches!(error, LogError::Refused(_)), "{error}");
+    assert_eq!(log.append(appends(Topic::Events, 0..10)).await.unwrap().len(), 10);
 }
 
 /// How often each number was seen.

@@ -23,13 +23,12 @@ use bellwether_schemas::{
     topics::{Retention, partition_of},
 };
 use bytes::Bytes;
-use callbacks::{Callbacks, Client};
+use callbacks::{Callbacks, Client, LogLines};
 use consumer::Member;
 use producer::{Producer, Routed};
 use rdkafka::{
     Message, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
     message::{BorrowedMessage, Headers},
     topic_partition_list::TopicPartitionListElem,
     types::RDKafkaErrorCode,
@@ -164,8 +163,8 @@ impl KafkaLog {
     }
 
     async fn create(&self, topics: &[Topic], partitions: u32) -> Result<(), LogError> {
-        let admin: AdminClient<DefaultClientContext> =
-            self.config.admin()?.create().map_err(|e| error::from_kafka(&e, "admin"))?;
+        let admin: AdminClient<LogLines> =
+            self.config.admin()?.create_with_context(LogLines).map_err(|e| error::from_kafka(&e, "admin"))?;
         let settings: Vec<_> = topics.iter().map(|topic| settings(*topic, self.config.replication)).collect();
         let mut new = Vec::with_capacity(topics.len());
         for (topic, settings) in topics.iter().zip(&settings) {
@@ -342,4 +341,11 @@ impl Names {
 /// Nothing panics while it holds one of our locks, and if it did, what they guard would still be whole.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs something on a thread of its own that nobody waits for: librdkafka's destructors wait for the broker.
+fn aside(work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = std::thread::Builder::new().name("kafka-aside".into()).spawn(work) {
+        tracing::warn!(%error, "kafka: no thread to close a client on");
+    }
 }

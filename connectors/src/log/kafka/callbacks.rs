@@ -111,6 +111,20 @@ impl ConsumerContext for Callbacks {
     }
 }
 
+/// For a client whose errors are the answers to its calls.
+#[derive(Debug)]
+pub(super) struct LogLines;
+
+impl ClientContext for LogLines {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, _: &str) {
+        tracing::debug!(%error, "kafka");
+    }
+}
+
 /// One of librdkafka's own log lines. It holds down repetitions itself (`log.connection.close`, "identical errors suppressed").
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {

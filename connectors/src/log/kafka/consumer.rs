@@ -5,7 +5,7 @@ use super::{
     super::{
         Assignment, Commit, CommitError, Committed, Consumer, LogError, LogRecord, MAX_METADATA, Polled, TopicPartition,
     },
-    Names,
+    Names, aside,
     callbacks::{Callbacks, Client, GroupEvent},
     error,
     error::Trouble,
@@ -303,7 +303,7 @@ impl Member {
         self.lanes.clear();
         let (done, gone) = oneshot::channel();
         let client = Arc::clone(&self.client);
-        std::thread::spawn(move || {
+        aside(move || {
             close(&client);
             drop(client);
             // Nobody listens when the member was just dropped.
@@ -418,13 +418,15 @@ impl Consumer for Member {
     }
 
     async fn commit(&mut self, commits: Vec<Commit>) -> Result<(), CommitError> {
-        if let Some(abandoned) = &mut self.committing {
-            // What became of it nobody asks any more; but the later commit must win.
-            abandoned.await.ok();
-            self.committing = None;
-        }
         if commits.is_empty() {
             return Ok(());
+        }
+        // librdkafka holds a commit back for as long as there is no coordinator. Half a session is left to poll in.
+        let deadline = Instant::now() + self.session_timeout / 2;
+        let unanswered = LogError::Unavailable(format!("{}: a commit has no answer", self.group));
+        // What became of an earlier one nobody asks any more; but the later must win.
+        if !self.commit_settled(deadline).await {
+            return Err(unanswered.into());
         }
         if self.client.assignment_lost() || commits.iter().any(|commit| !self.owned.contains(&commit.at)) {
             return Err(CommitError::Superseded);

@@ -80,24 +80,27 @@ pub(super) fn from_commit(error: &KafkaError, group: &str) -> CommitError {
 #[derive(Debug)]
 pub(super) struct Trouble {
     what: &'static str,
-    /// Code that was said last; 0 is none.
-    said: AtomicI32,
+    /// Code that was met last; 0 is none.
+    met: AtomicI32,
 }
 
 impl Trouble {
     pub(super) const fn new(what: &'static str) -> Self {
-        Self { what, said: AtomicI32::new(0) }
+        Self { what, met: AtomicI32::new(0) }
     }
 
     pub(super) fn met(&self, code: Code) {
-        if self.said.swap(code as i32, Ordering::Relaxed) != code as i32 {
+        // One outage shows in several codes by turns; the first tells enough.
+        if self.met.swap(code as i32, Ordering::Relaxed) == 0 {
             tracing::warn!(client = self.what, error = %code, "kafka: trouble, going on by itself when it ends");
+        } else {
+            tracing::debug!(client = self.what, error = %code, "kafka: still in trouble");
         }
     }
 
     /// Called for every record, so it only reads where there was no trouble.
     pub(super) fn over(&self) {
-        if self.said.load(Ordering::Relaxed) != 0 && self.said.swap(0, Ordering::Relaxed) != 0 {
+        if self.met.load(Ordering::Relaxed) != 0 && self.met.swap(0, Ordering::Relaxed) != 0 {
             tracing::info!(client = self.what, "kafka: working again");
         }
     }

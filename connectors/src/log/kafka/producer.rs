@@ -1,7 +1,7 @@
 //! Appends: one idempotent producer for the process, bounded, with one completion a batch.
 //! It does not choose partitions and does not repeat what failed.
 
-use super::{super::LogError, callbacks, error, error::Trouble, locked};
+use super::{super::LogError, aside, callbacks, error, error::Trouble, locked};
 use rdkafka::{
     ClientConfig, ClientContext, Message,
     config::RDKafkaLogLevel,
@@ -23,7 +23,7 @@ pub(super) struct Routed<'a> {
     pub(super) record: &'a super::super::Append,
 }
 
-/// Why a batch was not appended, and by which of its records.
+/// Why a batch was not appended, and the first of its records that was not.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) index: usize,
@@ -55,11 +55,12 @@ impl Producer {
     /// Appends all records; returns their offsets once all are acknowledged.
     pub(super) async fn append(&self, records: &[Routed<'_>]) -> Result<Vec<u64>, Failed> {
         let native = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-        let result = append(&native, records).await;
-        if result.is_err()
-            && let Some((code, _)) = native.client().fatal_error()
+        let mut result = append(&native, records).await;
+        if let Err(failed) = &mut result
+            && let Some((cause, _)) = native.client().fatal_error()
         {
-            self.replace(&native, code);
+            failed.code = cause;
+            self.replace(&native, cause);
         }
         result
     }
@@ -76,7 +77,7 @@ impl Producer {
                 tracing::warn!(error = %code, "kafka: the producer's sequence is broken, starting another");
                 let old = std::mem::replace(&mut *current, Arc::new(new));
                 // Its destructor waits for its threads.
-                std::thread::spawn(move || drop(old));
+                aside(move || drop(old));
             }
             Err(error) => {
                 tracing::error!(%error, "kafka: the producer's sequence is broken, and no other could be started")

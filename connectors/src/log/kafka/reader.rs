@@ -3,7 +3,7 @@
 
 use super::{
     super::{Bounds, Commit, LogError, LogRecord, TopicPartition},
-    KafkaConfig, Names,
+    KafkaConfig, Names, aside,
     callbacks::{Callbacks, Client},
     consumer::blocking,
     error, locked, record,
@@ -106,7 +106,7 @@ impl Reader {
         if groups.len() >= GROUPS {
             let old = std::mem::take(&mut *groups);
             // Their destructors wait for the broker.
-            std::thread::spawn(move || drop(old));
+            aside(move || drop(old));
         }
         let client = Arc::new(client(&self.config, &self.names, Some(group))?);
         groups.insert(group.to_owned(), Arc::clone(&client));
