@@ -1,6 +1,6 @@
 //! Chores of the project: `cargo xtask --help`. Nothing of the product lives here, and nothing here is needed to run it.
 //!
-//! Reading order: [`test`] (what must pass, in which order) with its [`summary`], [`services`] (Kafka, CQL and schema registry on
+//! Reading order: [`mod@test`] (what must pass, in which order) with its [`summary`], [`services`] (Kafka, CQL and schema registry on
 //! loopback), [`packages`] (what Debian provides), [`fuzz`], [`example`].
 
 mod example;

@@ -25,7 +25,7 @@ use std::{
 };
 
 /// How long a service may take until it answers.
-const START: Duration = Duration::from_secs(180);
+const START: Duration = Duration::from_secs(300);
 /// How long a service may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(60);
 /// Pause between two looks at a service that is starting or stopping.

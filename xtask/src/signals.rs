@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use std::{
     os::unix::process::CommandExt as _,
-    process::{Child, Command},
+    process::{Child, Command, ExitStatus},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
 };
@@ -44,29 +44,68 @@ pub(crate) fn send(target: &str, name: &str) -> anyhow::Result<()> {
 
 /// The program that runs in the foreground of a chore, with all that it starts.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Foreground(Arc<Mutex<Option<u32>>>);
+pub(crate) struct Foreground(Arc<Mutex<Running>>);
+
+#[derive(Debug, Default)]
+enum Running {
+    #[default]
+    Nothing,
+    /// The leader of a process group.
+    Group(u32),
+    /// The chore was interrupted: nothing is started any more.
+    Over,
+}
 
 impl Foreground {
     /// Starts `command` in a process group of its own, so that it can be ended whole.
     pub(crate) fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(!matches!(*running, Running::Over), "interrupted");
         let child =
             command.process_group(0).spawn().with_context(|| command.get_program().to_string_lossy().into_owned())?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(child.id());
+        *running = Running::Group(child.id());
         Ok(child)
     }
 
     /// Waits for the end of what [`Foreground::spawn`] started.
-    pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<std::process::ExitStatus> {
+    pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<ExitStatus> {
         let status = child.wait();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*running, Running::Group(_)) {
+            *running = Running::Nothing;
+        }
         Ok(status?)
     }
 
-    /// Ends it, if it runs.
-    pub(crate) fn end(&self) -> anyhow::Result<()> {
-        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(leader) => send(&format!("-{leader}"), "TERM"),
-            None => Ok(()),
+    /// Returns, unless the chore was interrupted: then the clean-up ends the process, and this thread waits for that.
+    pub(crate) fn go_on(&self) {
+        while matches!(*self.0.lock().unwrap_or_else(PoisonError::into_inner), Running::Over) {
+            thread::park();
         }
+    }
+
+    /// Ends it, if it runs; from now on nothing is started.
+    pub(crate) fn end(&self) -> anyhow::Result<()> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *running, Running::Over) {
+            Running::Group(leader) => send(&format!("-{leader}"), "TERM"),
+            Running::Nothing | Running::Over => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ending_the_foreground_ends_all_of_it_and_keeps_more_from_starting() {
+        let foreground = Foreground::default();
+        // The shell waits for its own child: only a signal to the whole group ends both at once.
+        let child = foreground.spawn(Command::new("sh").args(["-c", "sleep 1000; true"])).unwrap();
+        foreground.end().unwrap();
+        assert!(!foreground.wait(child).unwrap().success());
+        assert!(foreground.spawn(&mut Command::new("true")).is_err());
     }
 }

@@ -134,6 +134,7 @@ impl Steps {
             let output = child.stdout.take().context("cargo test: no output")?;
             count(BufReader::new(output), &mut summary)?;
             let failure = failure(foreground.wait(child)?);
+            foreground.go_on();
             if failure.is_some() && summary.failed == 0 {
                 println!("a test program was not built, or did not come to its end: counted as one failure");
                 summary.failed = 1;
@@ -146,7 +147,9 @@ impl Steps {
     fn step(&mut self, name: &str, step: impl FnOnce() -> anyhow::Result<Option<u8>>) {
         println!("\n== {name}");
         let begin = Instant::now();
-        let failure = step().unwrap_or_else(|error| {
+        let result = step();
+        self.foreground.go_on();
+        let failure = result.unwrap_or_else(|error| {
             println!("error: {error:#}");
             Some(BROKEN)
         });
