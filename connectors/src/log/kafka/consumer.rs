@@ -454,7 +454,9 @@ impl Consumer for Member {
         let client = Arc::clone(&self.client);
         let commit =
             self.committing.insert(tokio::task::spawn_blocking(move || client.commit(&list, CommitMode::Sync)));
-        let outcome = commit.await;
+        let Ok(outcome) = tokio::time::timeout_at(deadline.into(), commit).await else {
+            return Err(unanswered.into());
+        };
         self.committing = None;
         let outcome = outcome.map_err(|e| LogError::Unavailable(format!("{}: {e}", self.group)))?;
         let outcome = outcome.map_err(|e| error::from_commit(&e, &self.group));
