@@ -150,16 +150,23 @@ impl KafkaLog {
         let mut look = tokio::time::interval(Duration::from_millis(50));
         loop {
             look.tick().await;
-            match self.existing(partitions).await {
-                Ok(known) if known.len() == Topic::all().len() => break,
+            match self.served(topics, partitions).await {
+                Ok(true) => return Ok(()),
                 Err(error) if !error.is_transient() => return Err(error),
                 _ => {}
             }
         }
+    }
+
+    /// Whether all topics are known, and the leader of every partition of `topics` answers.
+    async fn served(&self, topics: &[Topic], partitions: u32) -> Result<bool, LogError> {
+        if self.existing(partitions).await?.len() < Topic::all().len() {
+            return Ok(false);
+        }
         for topic in topics {
             self.reader.bounds(*topic, topic.partitions(partitions)).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn create(&self, topics: &[Topic], partitions: u32) -> Result<(), LogError> {

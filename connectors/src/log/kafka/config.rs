@@ -131,7 +131,8 @@ const DELIVERY_TIMEOUT_MS: u32 = 30_000;
 const MESSAGE_MAX_BYTES: usize = 1_004_096;
 /// What a batch of one record weighs beside key, payload and headers, amply counted.
 const BATCH_OVERHEAD_BYTES: usize = 4096;
-/// What one consumer may read ahead, over all partitions of its topics. Half of it may be queued, half on its way.
+/// What one consumer may read ahead, over all partitions of its topics: half of it is queued, the other half allows for batches on their way,
+/// which grow when they are unpacked.
 const READ_AHEAD_BYTES: u64 = 16 << 20;
 
 impl KafkaConfig {
@@ -265,7 +266,9 @@ impl KafkaConfig {
         let session = self.session_timeout_ms;
         // Partitions have queues of their own, so the read-ahead is bounded per partition. One member may come to own them all.
         let share = READ_AHEAD_BYTES / 2 / u64::try_from(partitions.max(1)).unwrap_or(u64::MAX);
-        let share = share.clamp(64 << 10, 2 << 20);
+        let share = share.clamp(64 << 10, 1 << 20);
+        // Batches are unpacked when they arrive: what is under way is kept small beside what may be queued.
+        let fetch = share / 4;
         let mut client = self.client()?;
         client
             .set("group.id", group)
@@ -280,9 +283,9 @@ impl KafkaConfig {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
             .set("queued.max.messages.kbytes", (share >> 10).to_string())
-            // Small records weigh more in memory than they count; so many of 128 bytes fill the share.
-            .set("queued.min.messages", (share / 128).to_string())
-            .set("fetch.message.max.bytes", share.to_string())
+            // Small records weigh more than they count, by some 300 bytes each.
+            .set("queued.min.messages", (share / 256).to_string())
+            .set("fetch.message.max.bytes", fetch.to_string())
             .set("fetch.max.bytes", (4 << 20).max(self.message_max_bytes()).to_string())
             // A full queue of a partition is looked at again this soon; the default of a second would cap its throughput.
             .set("fetch.queue.backoff.ms", "5")
@@ -404,7 +407,7 @@ mod tests {
         let kib =
             |partitions| config.member("g", partitions).unwrap().get("queued.max.messages.kbytes").map(str::to_owned);
         assert_eq!(kib(16).as_deref(), Some("512"));
-        assert_eq!(kib(1).as_deref(), Some("2048"));
+        assert_eq!(kib(1).as_deref(), Some("1024"));
         assert_eq!(kib(10_000).as_deref(), Some("64"));
     }
 }

@@ -53,6 +53,8 @@ enum Owed {
     Unassign,
 }
 
+type Lookup = JoinHandle<KafkaResult<TopicPartitionList>>;
+
 /// See the module.
 pub(super) struct Member {
     group: String,
@@ -65,6 +67,8 @@ pub(super) struct Member {
     /// A commit that is under way. Its caller may have gone away, but no rebalance is answered before the broker has: librdkafka
     /// holds commits back while there is no coordinator, and would send them as a member of the next generation.
     committing: Option<JoinHandle<KafkaResult<()>>>,
+    /// The reading of commits that [`Owed::Assign`] waits for. It goes on when the poll that began it is dropped.
+    lookup: Option<Lookup>,
     /// Notified when any of our queues is no longer empty.
     arrived: Arc<Notify>,
     session_timeout: Duration,
@@ -110,6 +114,7 @@ impl Member {
             owned: BTreeSet::new(),
             owed: Owed::Nothing,
             committing: None,
+            lookup: None,
             arrived,
             session_timeout,
             served: Instant::now(),
@@ -153,7 +158,10 @@ impl Member {
                     self.let_go()?;
                 }
                 Owed::Assign(partitions) => {
-                    let assignments = self.start(partitions.clone()).await?;
+                    let Some(assignments) = self.progress(partitions.clone(), deadline).await? else {
+                        return Ok(Some(Polled::Records(Vec::new())));
+                    };
+                    self.start(&assignments)?;
                     if !assignments.is_empty() {
                         return Ok(Some(Polled::Assigned(assignments)));
                     }
@@ -189,15 +197,47 @@ impl Member {
         Ok(())
     }
 
-    /// Reads the group's progress in the partitions, and starts them there. After an error the next poll tries again.
-    async fn start(&mut self, partitions: Vec<TopicPartition>) -> Result<Vec<Assignment>, LogError> {
-        let assignments = self.committed(partitions).await?;
+    /// Reads the group's progress in the partitions; none if the deadline comes before the answer. The next poll waits on.
+    async fn progress(
+        &mut self,
+        partitions: Vec<TopicPartition>,
+        deadline: Instant,
+    ) -> Result<Option<Vec<Assignment>>, LogError> {
+        let mut found = Vec::new();
+        if !partitions.is_empty() {
+            let lookup = match self.lookup.take() {
+                Some(lookup) => lookup,
+                None => self.look_up(&partitions)?,
+            };
+            let Ok(answer) = tokio::time::timeout_at(deadline.into(), self.lookup.insert(lookup)).await else {
+                return Ok(None);
+            };
+            self.lookup = None;
+            let answer = answer.map_err(|e| LogError::Unavailable(format!("{}: {e}", self.group)))?;
+            let list = answer.map_err(|e| error::from_kafka(&e, &self.group))?;
+            found = self.names.committed(&list, &self.group)?;
+        }
+        let committed = |at| found.iter().find(|c| c.at == at).map(|c| c.committed.clone());
+        Ok(Some(partitions.into_iter().map(|at| Assignment { at, committed: committed(at) }).collect()))
+    }
+
+    fn look_up(&self, partitions: &[TopicPartition]) -> Result<Lookup, LogError> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for at in partitions {
+            list.add_partition(self.names.of(at.topic), partition(*at)?);
+        }
+        let (client, timeout) = (Arc::clone(&self.client), self.session_timeout / 2);
+        Ok(tokio::task::spawn_blocking(move || client.committed_offsets(list, timeout)))
+    }
+
+    /// Starts the partitions where the group stopped.
+    fn start(&mut self, assignments: &[Assignment]) -> Result<(), LogError> {
         let mut list = TopicPartitionList::with_capacity(assignments.len());
         for lane in &mut self.lanes {
             lane.partitions.clear();
             lane.turn = 0;
         }
-        for Assignment { at, committed } in &assignments {
+        for Assignment { at, committed } in assignments {
             let from = match committed {
                 Some(committed) => offset(committed.offset)?,
                 None => Offset::Beginning,
@@ -211,7 +251,7 @@ impl Member {
         self.owned = assignments.iter().map(|assignment| assignment.at).collect();
         self.expired = false;
         self.owed = Owed::Nothing;
-        Ok(assignments)
+        Ok(())
     }
 
     /// Gives the partition a queue of its own, before the first record can arrive: a full lane then never stands before an urgent one,
@@ -228,27 +268,6 @@ impl Member {
             lane.partitions.push((at.partition, queue));
         }
         Ok(())
-    }
-
-    async fn committed(&self, partitions: Vec<TopicPartition>) -> Result<Vec<Assignment>, LogError> {
-        if partitions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for at in &partitions {
-            list.add_partition(self.names.of(at.topic), partition(*at)?);
-        }
-        // Short of the session timeout, so that a coordinator that is away does not cost us the membership.
-        let timeout = self.session_timeout / 2;
-        let client = Arc::clone(&self.client);
-        let list = blocking(move || client.committed_offsets(list, timeout))
-            .await?
-            .map_err(|e| error::from_kafka(&e, &self.group))?;
-        let found = self.names.committed(&list, &self.group)?;
-        Ok(partitions
-            .into_iter()
-            .map(|at| Assignment { at, committed: found.iter().find(|c| c.at == at).map(|c| c.committed.clone()) })
-            .collect())
     }
 
     /// Takes at most `max` records that have arrived, lane by lane.
@@ -435,7 +454,9 @@ impl Consumer for Member {
         let client = Arc::clone(&self.client);
         let commit =
             self.committing.insert(tokio::task::spawn_blocking(move || client.commit(&list, CommitMode::Sync)));
-        let outcome = commit.await;
+        let Ok(outcome) = tokio::time::timeout_at(deadline.into(), commit).await else {
+            return Err(unanswered.into());
+        };
         self.committing = None;
         let outcome = outcome.map_err(|e| LogError::Unavailable(format!("{}: {e}", self.group)))?;
         let outcome = outcome.map_err(|e| error::from_commit(&e, &self.group));
