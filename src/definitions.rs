@@ -7,8 +7,8 @@ mod tree;
 
 pub use diff::diff;
 
-use bellwether_connectors::channels;
-use bellwether_processors::definitions::{CheckProvider, Compiled, Finding, ProviderCheck};
+use bellwether_connectors::channels::{self, ConfigError};
+use bellwether_processors::definitions::{CheckProvider, Compiled, Finding, ProviderCheck, SettingProblem};
 use bellwether_schemas::definitions::{Definitions, Project, Template};
 use reader::Reader;
 use serde_json::{Map, Value};
@@ -58,10 +58,19 @@ impl std::error::Error for Located {}
 /// What the connectors say of a provider's kind and settings, in the words that the processors ask for.
 #[must_use]
 pub fn check_provider(kind: &str, settings: &Map<String, Value>) -> ProviderCheck {
-    ProviderCheck {
-        channel: channels::channel_of(kind),
-        problems: channels::validate(kind, settings).err().iter().map(ToString::to_string).collect(),
-    }
+    let problem = channels::validate(kind, settings).err().map(|error| match error {
+        ConfigError::Kind(_) => {
+            (String::new(), format!("use one of {}", channels::KINDS.map(|(kind, _)| kind).join(", ")))
+        }
+        ConfigError::Field { field, problem, .. }
+            if settings.contains_key(field.split('.').next().unwrap_or_default()) =>
+        {
+            (field, problem)
+        }
+        other => (String::new(), other.to_string()),
+    });
+    let problem = problem.map(|(field, problem)| SettingProblem { field, problem });
+    ProviderCheck { channel: channels::channel_of(kind), problems: problem.into_iter().collect() }
 }
 
 /// Loads and checks a folder. `env` gives the values of `${NAME}`.

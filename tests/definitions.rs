@@ -16,10 +16,17 @@ mail:
   kind: smtp
   host: \"${SMTP_HOST:-127.0.0.1}\"
   port: ${SMTP_PORT:-1025}
-  note: \"${SMTP_PORT:-1025}\"
+  from_address: shop@example.com
+  from_name: \"${SMTP_PORT:-1025}\"
+  username: shop
   password: { env: SMTP_PASSWORD }
   on_ambiguous: hold
-text: { kind: twilio, rate_per_second: 10 }
+text:
+  kind: twilio
+  rate_per_second: 10
+  account_sid: AC00000000000000000000000000000000
+  auth_token: { env: TWILIO_TOKEN }
+  from: \"+34600000000\"
 ";
 const TEMPLATE: &str = "\
 # What a customer hears first.
@@ -80,7 +87,7 @@ fn a_whole_folder_loads() {
     let mail = &loaded.document.providers["mail"];
     assert_eq!(mail.settings["host"], "127.0.0.1");
     assert_eq!(mail.settings["port"], 1025, "a whole plain scalar takes its type after expansion");
-    assert_eq!(mail.settings["note"], "1025", "quotes keep text");
+    assert_eq!(mail.settings["from_name"], "1025", "quotes keep text");
     assert_eq!(mail.settings["password"], json!({"env": "SMTP_PASSWORD"}));
     assert_eq!(loaded.compiled.providers(Channel::Sms), ["text"]);
     let event = EventAttributes { id: "1", kind: "shop.order.placed", source: None, time: Timestamp(0) };
@@ -107,18 +114,17 @@ fn yaml_and_the_published_json_say_the_same() {
 
 #[test]
 fn the_environment_cannot_change_the_structure() {
-    let mail =
-        "mail:\n  kind: smtp\n  host: ${SET}\n  a: $${SET}\n  b: 'x${SET}y'\n  c: '${{ total }} ${'\n  d: ${EMPTY:-}\n";
-    let dir = shop(&[("providers.yaml", &format!("{mail}text: {{kind: twilio}}\n"))]);
-    let env = |name: &str| (name == "SET").then(|| "x: [1, 2]\nkind: twilio".to_owned());
-    let document = load(dir.path(), &env, &check_provider).unwrap().document;
-    let settings = &document.providers["mail"].settings;
-    assert_eq!(document.providers["mail"].kind, "smtp");
-    assert_eq!(settings["host"], "x: [1, 2]\nkind: twilio");
-    assert_eq!(settings["a"], "${SET}");
-    assert_eq!(settings["b"], "xx: [1, 2]\nkind: twilioy");
-    assert_eq!(settings["c"], "${{ total }} ${");
-    assert_eq!(settings["d"], "");
+    let sample =
+        "  set: ${SET}\n  escaped: $${SET}\n  inside: 'x${SET}y'\n  other: '${{ total }} ${'\n  empty: ${EMPTY:-}\n";
+    let dir = shop(&[("templates/order_placed.yaml", &format!("{TEMPLATE}{sample}"))]);
+    let env = |name: &str| (name == "SET").then(|| "x: [1, 2]\norder: none".to_owned());
+    let sample = load(dir.path(), &env, &check_provider).unwrap().document.templates["order_placed"].sample.clone();
+    assert_eq!(sample["order"]["number"], "A-1");
+    assert_eq!(sample["set"], "x: [1, 2]\norder: none");
+    assert_eq!(sample["escaped"], "${SET}");
+    assert_eq!(sample["inside"], "xx: [1, 2]\norder: noney");
+    assert_eq!(sample["other"], "${{ total }} ${");
+    assert_eq!(sample["empty"], "");
 }
 
 #[test]
@@ -203,7 +209,17 @@ fn every_mistake_is_told_with_file_and_line() {
         ),
         ("an unknown kind", vec![("providers.yaml", PROVIDERS.replace("kind: smtp", "kind: smpt"))]),
         ("the environment", vec![("providers.yaml", PROVIDERS.replace(":-1025", "").replace("hold", "${POLICY}"))]),
-        ("the environment, unquoted in a flow map", vec![("providers.yaml", PROVIDERS.replace("twilio", "${KIND}"))]),
+        (
+            "the environment, unquoted in a flow map",
+            vec![("providers.yaml", PROVIDERS.replace("env: SMTP", "env: ${SMTP}"))],
+        ),
+        (
+            "settings of a connector",
+            vec![(
+                "providers.yaml",
+                PROVIDERS.replace("${SMTP_PORT:-1025}\n", "high\n").replace("account_sid: AC00", "account_sd: AC00"),
+            )],
+        ),
         ("a broken template is not missed by its flow", vec![("templates/order_placed.yaml", "channels: [".into())]),
         ("broken providers are not missed by templates", vec![("providers.yaml", "mail: [".into())]),
         (
@@ -251,8 +267,9 @@ fn a_difference_is_shown_for_each_thing() {
     assert_eq!(diff(Some(&old), &old), "");
     assert!(diff(None, &old).starts_with("added flows/order_placed\n"));
     // What differs only in type or in the last line's end is a difference too.
-    let number = document(&[("providers.yaml", &PROVIDERS.replace("note: \"${SMTP_PORT:-1025}\"", "note: 1025"))]);
-    assert!(diff(Some(&old), &number).contains("-note: \"1025\"\n+note: 1025\n"), "{}", diff(Some(&old), &number));
+    let sample = |number: &str| document(&[("templates/order_placed.yaml", &TEMPLATE.replace("A-1", number))]);
+    let changes = diff(Some(&sample("1025")), &sample("'1025'"));
+    assert!(changes.contains("-    number: 1025\n+    number: \"1025\"\n"), "{changes}");
     let open = document(&[("templates/order_placed.yaml", &TEMPLATE.replace("html: |", "html: |-"))]);
     assert!(diff(Some(&old), &open).contains("html: |-\n"));
 }

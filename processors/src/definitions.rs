@@ -52,8 +52,17 @@ impl fmt::Display for Finding {
 pub struct ProviderCheck {
     /// The channel that this kind of provider serves; `None` for a kind that is not known.
     pub channel: Option<Channel>,
-    /// What is wrong with its settings, each with field and remedy.
-    pub problems: Vec<String>,
+    /// What is wrong with its settings; for an unknown kind, which there are.
+    pub problems: Vec<SettingProblem>,
+}
+
+/// What is wrong with one setting of a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingProblem {
+    /// The setting, with dots where it is nested; empty for the whole.
+    pub field: String,
+    /// What is wrong and how to mend it.
+    pub problem: String,
 }
 
 /// Asks the connectors about a provider's kind and settings; passed in, because decisions do not know the doors.

@@ -4,7 +4,7 @@
 
 use bellwether_processors::{
     content::{ContentError, EventAttributes, context},
-    definitions::{Compiled, Finding, Projects, ProviderCheck},
+    definitions::{Compiled, Finding, Projects, ProviderCheck, SettingProblem},
 };
 use bellwether_schemas::{Channel, Timestamp, definitions::Definitions, member::Profile, records::Event};
 use proptest::prelude::*;
@@ -18,11 +18,12 @@ fn check(kind: &str, settings: &Map<String, Value>) -> ProviderCheck {
         _ => None,
     };
     let problems = match (channel, settings.contains_key("host")) {
-        (None, _) => vec!["use smtp or twilio".to_owned()],
-        (Some(Channel::Email), false) => vec!["`host` is missing".to_owned()],
-        _ => Vec::new(),
+        (None, _) => Some(("", "use smtp or twilio")),
+        (Some(Channel::Email), false) => Some(("host", "is missing")),
+        _ => None,
     };
-    ProviderCheck { channel, problems }
+    let problem = |(field, problem): (&str, &str)| SettingProblem { field: field.into(), problem: problem.into() };
+    ProviderCheck { channel, problems: problems.map(problem).into_iter().collect() }
 }
 
 /// A shop with one template in two languages on both channels, and one flow.

@@ -2,7 +2,7 @@
 //! A rule only says what is wrong; it changes nothing.
 
 use super::{
-    CheckProvider, CompiledFlow, Finding,
+    CheckProvider, CompiledFlow, Finding, SettingProblem,
     condition::{Condition, variables},
     names::{canonical_locale, did_you_mean, is_project_name, name_problem, nearest},
 };
@@ -126,15 +126,19 @@ fn providers(
             None => {
                 by_channel = None;
                 let remedy =
-                    checked.problems.first().cloned().unwrap_or_else(|| "use a kind that this version has".into());
+                    checked.problems.first().map_or("use a kind that this version has", |p| p.problem.as_str());
                 findings.add(format!("{path}.kind"), format!("unknown kind of provider `{}`", provider.kind), remedy);
             }
             Some(channel) => {
                 if let Some(by_channel) = &mut by_channel {
                     by_channel.entry(channel).or_default().push(name.clone());
                 }
-                for problem in checked.problems {
-                    findings.add(&path, problem, format!("correct the settings of kind `{}`", provider.kind));
+                for SettingProblem { field, problem } in checked.problems {
+                    let (path, named) = match field.as_str() {
+                        "" => (path.clone(), problem),
+                        field => (format!("{path}.{field}"), format!("`{field}` {problem}")),
+                    };
+                    findings.add(path, named, format!("correct the settings of kind `{}`", provider.kind));
                 }
             }
         }
