@@ -336,6 +336,7 @@ proptest! {
 /// Not a test of speed, which belongs to `bellwether bench`: prints what one rendering and one condition cost.
 #[test]
 #[ignore = "prints times; run with --release --ignored --nocapture"]
+#[allow(clippy::disallowed_methods)] // it measures time, it does not decide by it
 fn cost() {
     let shop = compile(shop()).unwrap();
     let data = json!({"order": {"number": "B-2", "total": 12.5, "items": [{"name": "Tea"}]}, "note": "soon"});
