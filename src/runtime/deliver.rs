@@ -48,6 +48,8 @@ pub struct Deliverer {
     calls: JoinSet<Called>,
     /// Ended and not yet on the log.
     ended: Vec<Ended>,
+    /// The books say more than what was committed, without a call having ended.
+    uncommitted: bool,
     /// When a commit last passed: proof that we were the owner then.
     proven: Instant,
 }
@@ -112,6 +114,7 @@ impl Deliverer {
             ready: [VecDeque::new(), VecDeque::new()],
             calls: JoinSet::new(),
             ended: Vec::new(),
+            uncommitted: false,
             proven: Instant::now(),
         })
     }
@@ -164,6 +167,20 @@ impl Deliverer {
         self.calls.len()
     }
 
+    /// The state in one line, for whoever wonders why nothing moves.
+    #[must_use]
+    pub fn state(&self) -> String {
+        let waiting: usize = self.books.values().map(|b| b.waiting.len()).sum();
+        let ready: usize = self.ready.iter().map(VecDeque::len).sum();
+        let books: Vec<_> = self.books.iter().map(|(at, b)| (at.topic.name(), at.partition, b.ledger.commit())).collect();
+        format!(
+            "waiting {waiting}, ready {ready}, calls {}, ended {}, claim proven {:?} ago, books {books:?}",
+            self.calls.len(),
+            self.ended.len(),
+            self.proof_age()
+        )
+    }
+
     fn present(&self) -> usize {
         let waiting: usize = self.books.values().map(|b| b.waiting.len()).sum();
         waiting + self.ready.iter().map(VecDeque::len).sum::<usize>() + self.calls.len() + self.ended.len()
@@ -172,7 +189,7 @@ impl Deliverer {
     fn is_worth_a_flush(&self) -> bool {
         let claimable = || self.books.values().filter_map(|b| b.waiting.front()).any(|job| job.outlet.has_room());
         let stale = || self.ready.iter().any(|r| !r.is_empty()) && self.proof_age() > self.consumer.session_timeout() / 6;
-        !self.ended.is_empty() || claimable() || stale()
+        self.uncommitted || !self.ended.is_empty() || claimable() || stale()
     }
 
     fn proof_age(&self) -> Duration {
@@ -227,6 +244,8 @@ impl Deliverer {
         let Some(book) = self.books.get_mut(&at) else { return };
         let arrival = book.ledger.arrive(offset, identity);
         if matches!(arrival, Arrival::Past | Arrival::Duplicate) {
+            // It may have closed a gap in the books; nothing else would tell the log.
+            self.uncommitted = true;
             return;
         }
         let now = self.context.clock.now();
@@ -359,12 +378,17 @@ impl Deliverer {
     }
 
     async fn commit(&mut self, claimed: Vec<Job>) -> Result<(), Fatal> {
+        self.uncommitted = false;
         let renew = self.proof_age() > self.consumer.session_timeout() / 6;
-        let started: HashSet<TopicPartition> = self.ready.iter().flatten().map(|job| job.at).collect();
+        // A claim is committed even where it says what stands there already, because the predecessor claimed the same: it proves who owns it now.
+        let mut proving: HashSet<TopicPartition> = claimed.iter().map(|job| job.at).collect();
+        if renew {
+            proving.extend(self.ready.iter().flatten().map(|job| job.at));
+        }
         let mut commits = Vec::new();
         for (at, book) in &mut self.books {
             let now = book.ledger.commit();
-            if now != book.committed || (renew && started.contains(at)) {
+            if now != book.committed || proving.contains(at) {
                 let (offset, metadata) = now.clone();
                 commits.push(Commit { at: *at, committed: Committed { offset, metadata } });
                 book.committed = now;
@@ -390,7 +414,11 @@ impl Deliverer {
                 Ok(())
             }
             Err(CommitError::Log(error)) if error.is_transient() => {
-                tracing::warn!(channel = %self.channel, %error, "claim not committed; claiming again");
+                tracing::warn!(channel = %self.channel, %error, "commit failed; committing again");
+                self.uncommitted = true;
+                for book in self.books.values_mut() {
+                    book.committed = (u64::MAX, String::new()); // Whatever stands there now: say it all again.
+                }
                 self.give_back(claimed);
                 Ok(())
             }
@@ -403,7 +431,6 @@ impl Deliverer {
         for job in claimed.into_iter().rev() {
             job.outlet.release();
             if let Some(book) = self.books.get_mut(&job.at) {
-                book.committed = (u64::MAX, String::new()); // Whatever stands there: commit anew.
                 book.waiting.push_front(job);
             }
         }
