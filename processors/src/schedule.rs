@@ -79,6 +79,9 @@ fn keep(record: &Scheduled, shard: i64, cursor: Option<Timestamp>, now: Timestam
     if record.due < now.max(cursor.unwrap_or(now)) {
         let (key, payload) = (record.key.clone().into_bytes(), record.payload.clone());
         output.records.push(Record::Encoded { topic, key, payload });
+        // A crash may have left its row without a cursor before it: nobody would ever come by there.
+        let key = ScheduledRow::key(shard, minute(record.due), record.due, record.id.0);
+        output.after.push(Write::Delete { table: ScheduledRow::TABLE, key, fence: None });
         return Ok(output);
     }
     let row = ScheduledRow {

@@ -64,6 +64,8 @@ pub struct Worker<S: Stage> {
     consumer: Box<dyn Consumer>,
     /// Partitions that are ours, with the next offset to commit.
     owned: BTreeMap<TopicPartition, u64>,
+    /// Commits that the log did not answer: said again before anything else.
+    unanswered: BTreeMap<TopicPartition, u64>,
     ticked: Timestamp,
 }
 
@@ -84,7 +86,7 @@ impl<S: Stage> Worker<S> {
     pub async fn join(stage: S, context: Context) -> Result<Self, Fatal> {
         let topics = stage.topics();
         let consumer = until_available("log", &context.stop, || context.log.subscribe(S::P::NAME, &topics)).await?;
-        Ok(Self { stage, context, consumer, owned: BTreeMap::new(), ticked: Timestamp::default() })
+        Ok(Self { stage, context, consumer, owned: BTreeMap::new(), unanswered: BTreeMap::new(), ticked: Timestamp::default() })
     }
 
     /// Runs until `stop` is cancelled.
@@ -111,6 +113,10 @@ impl<S: Stage> Worker<S> {
     /// # Errors
     /// See [`Worker::run`].
     pub async fn step(&mut self, wait: Duration) -> Result<Step, Fatal> {
+        if !self.unanswered.is_empty() {
+            let again = std::mem::take(&mut self.unanswered);
+            self.commit(again).await?;
+        }
         if let Some(worked) = self.tick().await? {
             return Ok(worked);
         }
@@ -141,6 +147,7 @@ impl<S: Stage> Worker<S> {
             Ok(Polled::Revoked { partitions, .. }) => {
                 for at in partitions {
                     self.owned.remove(&at);
+                    self.unanswered.remove(&at);
                 }
                 Ok(Step::Worked)
             }
@@ -300,7 +307,9 @@ impl<S: Stage> Worker<S> {
             .iter()
             .map(|(at, offset)| Commit { at: *at, committed: Committed { offset: *offset, metadata: String::new() } })
             .collect();
-        self.owned.extend(next.into_iter().filter(|(at, _)| self.owned.contains_key(at)).collect::<Vec<_>>());
+        for (at, offset) in &next {
+            self.owned.entry(*at).and_modify(|o| *o = *offset);
+        }
         match self.consumer.commit(commits).await {
             Ok(()) => Ok(()),
             // The batch's effects are idempotent; whoever owns the partition now does them again.
@@ -308,8 +317,12 @@ impl<S: Stage> Worker<S> {
                 tracing::info!(processor = S::P::NAME, "commit refused: another consumer owns the partition");
                 Ok(())
             }
-            // The next batch's commit covers this one.
-            Err(CommitError::Log(error)) if error.is_transient() => Ok(()),
+            // Whether it passed is unknown, and perhaps no further batch comes to say it for us.
+            Err(CommitError::Log(error)) if error.is_transient() => {
+                tracing::warn!(processor = S::P::NAME, %error, "commit not answered; committing again");
+                self.unanswered = next;
+                Ok(())
+            }
             Err(CommitError::Log(error)) => Err(error.into()),
         }
     }
