@@ -41,7 +41,7 @@ impl Embedded {
     }
 }
 
-/// Settings of the embedded database. The defaults keep it within some 60 MB of memory.
+/// Settings of the embedded database. Buffers and cache are what is asked for; flushing and compaction need memory beside them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddedOptions {
