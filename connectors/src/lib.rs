@@ -1,10 +1,11 @@
 //! The doors of Bellwether: everything that touches the outside, behind a few traits.
 //! Nothing here decides: whom to tell what is the processors' business, and neither knows the other.
 //!
-//! Reading order: [`log`] and [`store`] (each twice: embedded, and for a cluster), [`events`] (the encodings of the `events` topic),
+//! Reading order: [`log`] and [`store`] (each twice: [`embedded`] in one database, and for a cluster), [`events`] (the encodings of the `events` topic),
 //! [`channels`] (one file a provider), [`webhooks`] (what providers call back), [`secret`].
 
 pub mod channels;
+pub mod embedded;
 pub mod events;
 pub mod log;
 pub mod secret;

@@ -1,1 +1,222 @@
-//! (being written)
+//! A project's definitions, checked as a whole and compiled for the hot path.
+//! Nothing is loaded here: `src/definitions.rs` reads folders, the `definitions` topic brings what was published.
+
+mod condition;
+mod names;
+mod validate;
+
+pub use names::{canonical_locale, did_you_mean, is_project_name, nearest};
+
+use crate::content::{Content, ContentError, Rendered};
+use bellwether_schemas::{
+    Channel,
+    definitions::{Definitions, Notify, Provider},
+    records::Event,
+};
+use condition::{Condition, variables};
+use serde_json::{Map, Value};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
+
+/// One thing that is wrong with definitions.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Finding {
+    /// Where: the fields from the top, with dots between (`templates.order_placed.channels.email.es.html`); what is missing is named by its place.
+    pub path: String,
+    /// Line within the text at `path`, from 1.
+    pub line: Option<u32>,
+    /// Column within that line, from 1, in characters.
+    pub column: Option<u32>,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// `path:line:column: problem; remedy`.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)?;
+        for part in [self.line, self.column].into_iter().flatten() {
+            write!(f, ":{part}")?;
+        }
+        write!(f, ": {}; {}", self.problem, self.remedy)
+    }
+}
+
+/// What a connector says about a provider's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderCheck {
+    /// The channel that this kind of provider serves; `None` for a kind that is not known.
+    pub channel: Option<Channel>,
+    /// What is wrong with its settings, each with field and remedy.
+    pub problems: Vec<String>,
+}
+
+/// Asks the connectors about a provider's kind and settings; passed in, because decisions do not know the doors.
+pub type CheckProvider<'a> = &'a dyn Fn(&str, &Map<String, Value>) -> ProviderCheck;
+
+/// A project's definitions, ready for use.
+pub struct Compiled {
+    /// Project.
+    pub project: String,
+    /// Version as published; 0 for what is not published.
+    pub version: i32,
+    /// As the operator wrote it.
+    pub document: Arc<Definitions>,
+    flows_by_type: HashMap<String, Vec<Arc<CompiledFlow>>>,
+    providers: BTreeMap<Channel, Vec<String>>,
+    content: Content,
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiled")
+            .field("project", &self.project)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A flow, ready for use.
+#[derive(Debug)]
+pub struct CompiledFlow {
+    /// Name.
+    pub name: String,
+    /// Version, part of the ids of its notifications.
+    pub version: i32,
+    /// What to tell whom.
+    pub notify: Notify,
+    condition: Option<Condition>,
+}
+
+impl CompiledFlow {
+    /// Whether the flow takes the event. `data` is the event's `data`, parsed. For all flows of an event at once, see [`Compiled::triggered`].
+    ///
+    /// # Errors
+    /// The condition cannot be evaluated for this event, or gives no boolean: a dead letter, never a silent "no".
+    pub fn admits(&self, event: &Event, data: &Value) -> Result<bool, String> {
+        self.condition.as_ref().map_or(Ok(true), |condition| condition.holds(&variables(event, data)))
+    }
+}
+
+impl Compiled {
+    /// Checks definitions as a whole and compiles them.
+    ///
+    /// # Errors
+    /// Everything that is wrong, ordered by path.
+    pub fn new(document: Definitions, version: i32, check: CheckProvider<'_>) -> Result<Self, Vec<Finding>> {
+        let parts = validate::validate(&document, check)?;
+        Ok(Self {
+            project: document.project.name.clone(),
+            version,
+            document: Arc::new(document),
+            flows_by_type: parts.flows_by_type,
+            providers: parts.providers,
+            content: parts.content,
+        })
+    }
+
+    /// Flows that an event type triggers, by name.
+    #[must_use]
+    pub fn flows(&self, event_type: &str) -> &[Arc<CompiledFlow>] {
+        self.flows_by_type.get(event_type).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every flow that the event's type triggers, with the answer of its condition. The condition's variables are made once, and only if
+    /// a flow has a condition.
+    ///
+    /// # Errors
+    /// Each answer is as in [`CompiledFlow::admits`].
+    pub fn triggered<'a>(
+        &'a self,
+        event: &'a Event,
+        data: &'a Value,
+    ) -> impl Iterator<Item = (&'a Arc<CompiledFlow>, Result<bool, String>)> {
+        let mut context = None;
+        self.flows(&event.kind).iter().map(move |flow| {
+            let admits = flow
+                .condition
+                .as_ref()
+                .map_or(Ok(true), |condition| condition.holds(context.get_or_insert_with(|| variables(event, data))));
+            (flow, admits)
+        })
+    }
+
+    /// Names of the providers that serve a channel, sorted.
+    #[must_use]
+    pub fn providers(&self, channel: Channel) -> &[String] {
+        self.providers.get(&channel).map_or(&[], Vec::as_slice)
+    }
+
+    /// The provider that serves a channel.
+    #[must_use]
+    pub fn provider_of(&self, channel: Channel) -> Option<(&str, &Provider)> {
+        let name = self.providers(channel).first()?;
+        self.document.providers.get(name).map(|provider| (name.as_str(), provider))
+    }
+
+    /// Whether a template can speak on a channel at all.
+    #[must_use]
+    pub fn has_variant(&self, template: &str, channel: Channel) -> bool {
+        self.content.has_variant(template, channel)
+    }
+
+    /// Renders a message; see [`Content::render`].
+    ///
+    /// # Errors
+    /// See [`ContentError`].
+    pub fn render(
+        &self,
+        template: &str,
+        channel: Channel,
+        locale: Option<&str>,
+        context: &Value,
+    ) -> Result<Rendered, ContentError> {
+        self.content.render(template, channel, locale, context)
+    }
+
+    /// The templates.
+    #[must_use]
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+}
+
+/// The definitions of every project, as one process sees them now. Cloning is cheap: the runtime hands out a clone by a watch channel, and
+/// a batch is decided with one clone from its first record to its last.
+#[derive(Clone, Debug, Default)]
+pub struct Projects(Arc<HashMap<String, Arc<Compiled>>>);
+
+impl Projects {
+    /// The definitions of a project.
+    #[must_use]
+    pub fn get(&self, project: &str) -> Option<&Arc<Compiled>> {
+        self.0.get(project)
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Compiled>> {
+        self.0.values()
+    }
+
+    /// The same with one project's definitions set or replaced, unless those that are there are as new.
+    #[must_use]
+    pub fn with(&self, compiled: Arc<Compiled>) -> Self {
+        if self.get(&compiled.project).is_some_and(|known| known.version >= compiled.version) {
+            return self.clone();
+        }
+        let mut all = HashMap::clone(&self.0);
+        all.insert(compiled.project.clone(), compiled);
+        Self(Arc::new(all))
+    }
+}
+
+impl FromIterator<Compiled> for Projects {
+    fn from_iter<I: IntoIterator<Item = Compiled>>(all: I) -> Self {
+        all.into_iter().fold(Self::default(), |projects, compiled| projects.with(Arc::new(compiled)))
+    }
+}

@@ -2,13 +2,14 @@
 //! No I/O, no clock, no randomness, no async runtime; whatever is random derives from a hash of an id.
 //!
 //! Reading order: [`processor`] (what a processor is), [`definitions`] (compiled), then a record's journey: [`flow`], [`members`],
-//! [`route`], [`deliver`] (with [`content`]), [`track`], [`schedule`], [`dead_letters`].
+//! [`route`], [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
 
 pub mod content;
 pub mod dead_letters;
 pub mod definitions;
 pub mod deliver;
 pub mod flow;
+pub mod ledger;
 pub mod members;
 pub mod processor;
 pub mod route;

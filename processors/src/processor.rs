@@ -3,7 +3,7 @@
 
 use bellwether_schemas::{
     Position, Timestamp,
-    records::{Header, Reason, Record},
+    records::{Reason, Record},
     rows::{BadRow, Cells, Key, Read, Row, Span, Value, Write},
 };
 use std::collections::{BTreeMap, HashMap};
@@ -15,8 +15,11 @@ pub trait Processor {
     /// What it works on.
     type Input;
 
+    /// How often `needs` is asked: 2 where the second answer depends on rows that the first one named.
+    const ROUNDS: usize = 1;
+
     /// The rows that [`Processor::decide`] will look at. What is not asked for here is not there.
-    fn needs(&self, input: &Incoming<Self::Input>) -> Vec<Read>;
+    fn needs(&self, input: &Incoming<Self::Input>, facts: &Facts, now: Timestamp) -> Vec<Read>;
 
     /// Decides. Must give the same ids for the same input, whenever and however often it is called.
     ///
@@ -43,6 +46,9 @@ pub struct Output {
     pub records: Vec<Record>,
     /// Written after the records are appended: what may only go once its effect is on the log.
     pub after: Vec<Write>,
+    /// A part that could not be decided, beside what could: the input is kept as a dead letter, and a replay of it meets the
+    /// effects above as duplicates.
+    pub refused: Option<Refusal>,
     /// For a tick: there is more to do at once.
     pub more: bool,
 }
@@ -68,17 +74,6 @@ impl From<BadRow> for Refusal {
     fn from(error: BadRow) -> Self {
         Self::new(Reason::Invalid, error.to_string())
     }
-}
-
-/// A dead letter on its way back: where it shall go, as it was.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Raw {
-    /// Key.
-    pub key: Vec<u8>,
-    /// Payload.
-    pub payload: Vec<u8>,
-    /// Headers.
-    pub headers: Vec<Header>,
 }
 
 /// The rows that were read for a batch, with what the batch wrote over them.

@@ -8,8 +8,13 @@ use crate::records::{
     DeadLetter, Decision, DefinitionSet, Delivery, Event, MemberCommand, Notification, Receipt, Record, Scheduled,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_avro_fast::{Schema, from_datum_slice, ser::SerializerConfig, to_single_object};
-use std::{cell::RefCell, sync::LazyLock};
+use serde_avro_fast::{
+    Schema,
+    de::{DeserializerConfig, DeserializerState, read::SliceRead},
+    ser::SerializerConfig,
+    to_single_object,
+};
+use std::{cell::RefCell, io::BufRead as _, sync::LazyLock};
 
 /// Bytes before the datum: marker and fingerprint.
 const HEADER: usize = 10;
@@ -117,10 +122,10 @@ pub fn encode<R: Encoded>(record: &R) -> Result<Vec<u8>, CodecError> {
         .map_err(|e| CodecError::Datum { record: R::schemas().name, problem: e.to_string() })
 }
 
-/// Decodes what any known version wrote.
+/// Decodes what any known version wrote. Whatever the bytes say, memory stays in proportion to their number.
 ///
 /// # Errors
-/// See [`CodecError`].
+/// See [`CodecError`]; bytes after the datum are an error too.
 pub fn decode<R: Encoded>(bytes: &[u8]) -> Result<R, CodecError> {
     let schemas = R::schemas();
     let record = schemas.name;
@@ -130,7 +135,18 @@ pub fn decode<R: Encoded>(bytes: &[u8]) -> Result<R, CodecError> {
     let schema = schemas.versions.iter().find(|s| bytes[2..HEADER] == s.rabin_fingerprint()[..]).ok_or_else(|| {
         CodecError::UnknownSchema { record, fingerprint: bytes[2..HEADER].iter().map(|b| format!("{b:02x}")).collect() }
     })?;
-    from_datum_slice(&bytes[HEADER..], schema).map_err(|e| CodecError::Datum { record, problem: e.to_string() })
+    let datum = &bytes[HEADER..];
+    let mut config = DeserializerConfig::new(schema);
+    // Strings and bytes are slices of the input, so their length cannot lie; the count of an array can. An element of ours takes a byte or more.
+    config.max_seq_size = datum.len();
+    let mut state = DeserializerState::with_config(SliceRead::new(datum), config);
+    let wrong = |problem: String| CodecError::Datum { record, problem };
+    let decoded = R::deserialize(state.deserializer()).map_err(|e| wrong(e.to_string()))?;
+    match state.into_reader().fill_buf() {
+        Ok([]) => Ok(decoded),
+        Ok(rest) => Err(wrong(format!("{} bytes after the end of the datum: send one datum only", rest.len()))),
+        Err(e) => Err(wrong(e.to_string())),
+    }
 }
 
 impl Record {

@@ -49,17 +49,33 @@ pub struct Provider {
     /// Tries of one delivery, the first included.
     #[serde(default = "default_attempts")]
     pub max_attempts: u32,
+    /// Wait before the second try in milliseconds; it doubles with every further one.
+    #[serde(default = "default_backoff_ms")]
+    pub backoff_ms: u64,
     /// The connector's own settings, checked by the connector.
     #[serde(flatten)]
     pub settings: serde_json::Map<String, serde_json::Value>,
 }
 
+impl Provider {
+    /// [`Self::max_in_flight`] where it is absent.
+    pub const DEFAULT_MAX_IN_FLIGHT: u32 = 64;
+    /// [`Self::max_attempts`] where it is absent.
+    pub const DEFAULT_MAX_ATTEMPTS: u32 = 8;
+    /// [`Self::backoff_ms`] where it is absent.
+    pub const DEFAULT_BACKOFF_MS: u64 = 5_000;
+}
+
 const fn default_in_flight() -> u32 {
-    64
+    Provider::DEFAULT_MAX_IN_FLIGHT
+}
+
+const fn default_backoff_ms() -> u64 {
+    Provider::DEFAULT_BACKOFF_MS
 }
 
 const fn default_attempts() -> u32 {
-    8
+    Provider::DEFAULT_MAX_ATTEMPTS
 }
 
 /// See [`Provider::on_ambiguous`].
@@ -80,6 +96,7 @@ pub struct Template {
     /// Variants by channel, then by locale (BCP 47).
     pub channels: BTreeMap<Channel, BTreeMap<String, Variant>>,
     /// An example of the event's data: `apply` renders every variant with it, so that a variable which it lacks is found there.
+    /// A `member` in it says what every member has beside an id: `name`, `locale`, `time_zone`, `attributes`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub sample: serde_json::Map<String, serde_json::Value>,
 }
@@ -108,15 +125,21 @@ pub struct Flow {
     pub version: i32,
     /// CloudEvents type that triggers it.
     pub on: String,
-    /// CEL condition over `event` (`id`, `source`, `type`, `subject`, `time`, `data`); absent means always.
+    /// CEL condition over `event` (`id`, `source`, `type`, `subject`, `time`, `data`); absent means always. `time` is RFC 3339 text in UTC with
+    /// milliseconds, so that comparing texts compares times.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
     /// What to tell whom.
     pub notify: Notify,
 }
 
+impl Flow {
+    /// [`Self::version`] where it is absent.
+    pub const DEFAULT_VERSION: i32 = 1;
+}
+
 const fn default_version() -> i32 {
-    1
+    Flow::DEFAULT_VERSION
 }
 
 /// The notify step.

@@ -134,7 +134,7 @@ pub struct Delivery {
     pub accepted_at: Timestamp,
     /// Nothing is sent after this.
     pub expires_at: Option<Timestamp>,
-    /// What templates see: a JSON object with `member`, and the event's data at the top and as `event.data`.
+    /// What templates see: a JSON object with `member` and `event`. The fields of `event.data` are shown at the top too, but travel once.
     pub context: String,
 }
 

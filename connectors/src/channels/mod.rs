@@ -6,8 +6,11 @@ pub mod smtp;
 pub mod twilio;
 
 use async_trait::async_trait;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bellwether_schemas::{Channel, DeliveryId, NotificationId, records::ErrorKind};
-use std::{fmt::Debug, time::Duration};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 /// A rendered message on its way to one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,29 @@ pub struct Reference {
     pub template: String,
     /// Provider's name in the definitions.
     pub provider: String,
+}
+
+/// A reference that does not read back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no reference of ours ({0}): use the callback URL as it was given to the provider")]
+pub struct BadReference(&'static str);
+
+impl Reference {
+    /// As one opaque word of `[A-Za-z0-9_-]`, to travel in a callback's URL. It is not secret and not signed: the provider signs the URL.
+    #[must_use]
+    pub fn to_token(&self) -> String {
+        // A struct of texts always has a JSON form.
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Reads what [`Reference::to_token`] wrote.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn from_token(token: &str) -> Result<Self, BadReference> {
+        let json = URL_SAFE_NO_PAD.decode(token).map_err(|_| BadReference("not base64url"))?;
+        serde_json::from_slice(&json).map_err(|_| BadReference("a field is missing or malformed"))
+    }
 }
 
 /// What a message says, by the kind of channel.
@@ -103,4 +129,271 @@ pub trait Sink: Debug + Send + Sync {
     /// # Errors
     /// What is wrong.
     async fn check(&self) -> Result<(), SendError>;
+}
+
+/// Settings of a provider that do not do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no such connector.
+    #[error("unknown provider kind `{0}`: use one of {known}", known = KINDS.map(|(kind, _)| kind).join(", "))]
+    Kind(String),
+    /// A field is missing, unknown or has a value outside its domain.
+    #[error("{kind} provider: `{field}` {problem}")]
+    Field {
+        /// Connector.
+        kind: &'static str,
+        /// Field, with a dot where it is nested.
+        field: String,
+        /// What is wrong and how to mend it.
+        problem: String,
+    },
+    /// A secret is not to be had.
+    #[error("{kind} provider: `{field}`: {source}")]
+    Secret {
+        /// Connector.
+        kind: &'static str,
+        /// Field.
+        field: &'static str,
+        /// Why not.
+        source: crate::secret::SecretError,
+    },
+}
+
+/// Every connector and its channel.
+pub const KINDS: [(&str, Channel); 2] = [(smtp::KIND, Channel::Email), (twilio::KIND, Channel::Sms)];
+
+/// The channel that a kind of provider serves; `None` for an unknown kind.
+#[must_use]
+pub fn channel_of(kind: &str) -> Option<Channel> {
+    KINDS.into_iter().find(|(known, _)| *known == kind).map(|(_, channel)| channel)
+}
+
+/// Checks a provider's settings without fetching secrets or touching the network.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn validate(kind: &str, settings: &Map<String, Value>) -> Result<(), ConfigError> {
+    match kind {
+        smtp::KIND => read::<smtp::Config>(smtp::KIND, settings)?.validate().map(drop),
+        twilio::KIND => read::<twilio::Config>(twilio::KIND, settings)?.validate(),
+        _ => Err(ConfigError::Kind(kind.to_owned())),
+    }
+}
+
+/// Makes a provider ready to be called. Fetches its secrets; connects to nothing yet. Needs no runtime, its calls do.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>, ConfigError> {
+    Ok(match kind {
+        smtp::KIND => Arc::new(smtp::SmtpSink::new(&read(smtp::KIND, settings)?)?),
+        twilio::KIND => Arc::new(twilio::TwilioSink::new(read(twilio::KIND, settings)?)?),
+        _ => return Err(ConfigError::Kind(kind.to_owned())),
+    })
+}
+
+/// Fields that refer to a secret.
+const SECRETS: [&str; 2] = ["password", "auth_token"];
+
+fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
+    serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {
+        let field = match error.path().to_string() {
+            whole if whole == "." => "settings".to_owned(),
+            field => field,
+        };
+        // The reader's words may hold the value.
+        let is_secret = field.split('.').next().is_some_and(|name| SECRETS.contains(&name));
+        let problem = if is_secret {
+            "must be `{env: NAME}` or `{file: PATH}`: never the secret itself".to_owned()
+        } else {
+            format!("is wrong: {}", error.into_inner())
+        };
+        ConfigError::Field { kind, field, problem }
+    })
+}
+
+/// Longest text of a provider that goes into an error.
+const MAX_WORDS: usize = 300;
+/// A run of this many digits may be somebody's phone number; error codes are shorter.
+const PHONE_DIGITS: usize = 7;
+
+/// A provider's words without e-mail addresses, phone numbers and control characters, cut to a bearable length (law 8).
+#[must_use]
+pub fn without_addresses(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(MAX_WORDS));
+    for (n, word) in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).enumerate() {
+        if n > 0 {
+            out.push(' ');
+        }
+        out.push_str(if word.contains('@') || has_phone(word) { "[address]" } else { word });
+        if out.len() > MAX_WORDS {
+            let cut = (0..=MAX_WORDS).rev().find(|at| out.is_char_boundary(*at)).unwrap_or(0);
+            out.truncate(cut);
+            out.push('…');
+            break;
+        }
+    }
+    out
+}
+
+/// Whether enough digits follow each other, punctuation between them or not.
+fn has_phone(word: &str) -> bool {
+    let mut run = 0;
+    word.chars().any(|c| {
+        run = match c {
+            _ if c.is_ascii_digit() => run + 1,
+            _ if c.is_alphabetic() => 0,
+            _ => run,
+        };
+        run >= PHONE_DIGITS
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn settings(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    fn reference() -> Reference {
+        Reference {
+            delivery: DeliveryId::default(),
+            notification: NotificationId::default(),
+            project: "shop".into(),
+            member: "mémber/1 & more".into(),
+            template: "order.shipped".into(),
+            provider: "sms".into(),
+        }
+    }
+
+    #[test]
+    fn good_settings_pass() {
+        for (kind, value) in [
+            ("smtp", json!({"host": "mx.example", "from_address": "a@b.example"})),
+            (
+                "smtp",
+                json!({"host": "mx.example", "port": 465, "security": "implicit", "username": "u", "password": {"env": "X"},
+                "from_address": "a@b.example", "from_name": "A", "reply_to": "c@b.example", "domain": "b.example",
+                "timeout_seconds": 5, "pool": {"max_connections": 2}}),
+            ),
+            (
+                "smtp",
+                json!({"host": "127.0.0.1", "port": 25, "security": "none", "username": "u", "password": {"file": "/x"},
+                "from_address": "a@b.example"}),
+            ),
+            ("twilio", json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550001111"})),
+            (
+                "twilio",
+                json!({"account_sid": "AC1", "auth_token": {"file": "/x"}, "messaging_service_sid": "MG1",
+                "base_url": "http://127.0.0.1:1", "status_callback_url": "https://h/v1/webhooks/twilio/sms", "timeout_seconds": 3}),
+            ),
+        ] {
+            validate(kind, &settings(value)).unwrap();
+        }
+    }
+
+    #[test]
+    fn bad_settings_name_the_field() {
+        let smtp = json!({"host": "mx.example", "from_address": "a@b.example"});
+        let twilio = json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550001111"});
+        for (kind, base, change, field) in [
+            ("smtp", &smtp, json!({"hots": "x"}), "hots"),
+            ("smtp", &smtp, json!({"port": "25"}), "port"),
+            ("smtp", &smtp, json!({"port": 0}), "port"),
+            ("smtp", &smtp, json!({"host": ""}), "host"),
+            ("smtp", &smtp, json!({"security": "ssl"}), "security"),
+            ("smtp", &smtp, json!({"username": "u"}), "password"),
+            ("smtp", &smtp, json!({"username": "u", "password": "S3cret"}), "password"),
+            ("smtp", &smtp, json!({"username": "u", "password": {"env": "X"}, "security": "none"}), "security"),
+            ("smtp", &smtp, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("smtp", &smtp, json!({"pool": {"max_connections": 0}}), "pool.max_connections"),
+            ("smtp", &smtp, json!({"pool": {"size": 3}}), "pool.size"),
+            ("smtp", &smtp, json!({"from_address": "x"}), "from_address"),
+            ("twilio", &twilio, json!({"auth_token": {"env": ["S3cret"]}}), "auth_token"),
+            ("twilio", &twilio, json!({"account_sid": "XX"}), "account_sid"),
+            ("twilio", &twilio, json!({"account_sid": "AC1/../AC2"}), "account_sid"),
+            ("twilio", &twilio, json!({"messaging_service_sid": "MG1"}), "from"),
+            ("twilio", &twilio, json!({"from": null}), "from"),
+            ("twilio", &twilio, json!({"base_url": "ftp://x"}), "base_url"),
+            ("twilio", &twilio, json!({"status_callback_url": "/v1"}), "status_callback_url"),
+            ("twilio", &twilio, json!({"timeout_seconds": 9999}), "timeout_seconds"),
+            ("twilio", &twilio, json!({"rate": 5}), "rate"),
+        ] {
+            let mut all = settings(base.clone());
+            all.extend(settings(change.clone()));
+            let words = validate(kind, &all).unwrap_err().to_string();
+            assert!(words.starts_with(&format!("{kind} provider: `{field}")), "{change}: {words}");
+            assert!(!words.contains("S3cret"), "a secret in {words}");
+        }
+        let words = validate("smtp", &Map::new()).unwrap_err().to_string();
+        assert!(words.contains("missing field `host`"), "{words}");
+    }
+
+    #[test]
+    fn kinds_and_secrets() {
+        assert_eq!(channel_of("smtp"), Some(Channel::Email));
+        assert_eq!(channel_of("twilio"), Some(Channel::Sms));
+        assert_eq!(channel_of("pigeon"), None);
+        assert_eq!(
+            build("pigeon", &Map::new()).unwrap_err().to_string(),
+            "unknown provider kind `pigeon`: use one of smtp, twilio"
+        );
+        let missing =
+            json!({"account_sid": "AC1", "auth_token": {"env": "BELLWETHER_TEST_UNSET"}, "from": "+15550001111"});
+        assert_eq!(
+            build("twilio", &settings(missing)).unwrap_err().to_string(),
+            "twilio provider: `auth_token`: environment variable BELLWETHER_TEST_UNSET is not set: set it, or name a file by `file:`"
+        );
+        let smtp = build("smtp", &settings(json!({"host": "mx.example", "from_address": "a@b.example"}))).unwrap();
+        assert_eq!(smtp.channel(), Channel::Email);
+    }
+
+    #[test]
+    fn a_reference_travels_in_a_url() {
+        let token = reference().to_token();
+        assert!(token.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'), "{token}");
+        assert_eq!(Reference::from_token(&token), Ok(reference()));
+        for bad in ["", "!", "e30", &token[..token.len() - 4], &format!("{token}=")] {
+            assert!(Reference::from_token(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_taken_out_of_words() {
+        for (text, clean) in [
+            ("<a@b.example>: no", "[address] no"),
+            ("The 'To' number +15550001111 is bad", "The 'To' number [address] is bad"),
+            ("To:555-000-1111x", "[address]"),
+            ("error 21211 of 2026", "error 21211 of 2026"),
+            ("a\r\n\tb\u{7}c", "a b c"),
+        ] {
+            assert_eq!(without_addresses(text), clean);
+        }
+        assert!(without_addresses(&"ö ".repeat(1000)).len() <= MAX_WORDS + '…'.len_utf8());
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_makes_us_panic(token in "[A-Za-z0-9_=-]{0,200}", any in any::<String>()) {
+            Reference::from_token(&token).ok();
+            Reference::from_token(&any).ok();
+        }
+
+        #[test]
+        fn every_reference_comes_back(project: String, member: String, template: String, provider: String) {
+            let reference = Reference { project, member, template, provider, ..reference() };
+            prop_assert_eq!(Reference::from_token(&reference.to_token()), Ok(reference));
+        }
+
+        #[test]
+        fn words_lose_every_address(text in any::<String>(), local in "[a-z]{1,9}") {
+            let clean = without_addresses(&format!("{text} {local}@example.com +15550001111"));
+            prop_assert!(!clean.contains('@') && !clean.contains("15550001111"));
+        }
+    }
 }

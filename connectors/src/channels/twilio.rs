@@ -1,1 +1,486 @@
-//! (being written)
+//! Text messages by Twilio's REST API (2010-04-01): `Config`, the pure [`Config::request`] and [`classify`], and the thin call.
+//! What Twilio calls back is read in [`crate::webhooks::twilio`]; what follows from either is decided elsewhere.
+
+use super::{Accepted, ConfigError, Content, Message, SendError, Sink, without_addresses};
+use crate::secret::Secret;
+use async_trait::async_trait;
+use bellwether_schemas::{
+    Channel,
+    records::ErrorKind::{self, Expired, InvalidAddress, OptedOut, Rejected, Throttled, Transient, Unauthorized},
+};
+use reqwest::{Client, RequestBuilder, Url, header::RETRY_AFTER, redirect::Policy};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Connector's name in definitions.
+pub const KIND: &str = "twilio";
+/// Query parameter of our callback URL that holds the [`super::Reference`].
+pub const REFERENCE: &str = "r";
+/// Query parameter of our callback URL that holds the attempt.
+pub const ATTEMPT: &str = "n";
+/// Longest body in characters (error 21617).
+const MAX_BODY: usize = 1600;
+/// Bytes of an answer that we read; Twilio's have less than 2,000.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Settings of a Twilio provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Account, `AC…`.
+    pub account_sid: String,
+    /// Where its auth token is to be had. It also signs the callbacks.
+    pub auth_token: Secret,
+    /// Sender: a number in E.164, a short code or an alphanumeric id. Either this or `messaging_service_sid`.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// Sender: a messaging service, `MG…`, which chooses the number.
+    #[serde(default)]
+    pub messaging_service_sid: Option<String>,
+    /// Twilio, or a counterpart in tests.
+    #[serde(default = "default_base_url")]
+    pub base_url: String,
+    /// Our public URL for status callbacks, such as `https://host/v1/webhooks/twilio/PROVIDER`; absent means that none are wanted,
+    /// and then a message stays `sent`.
+    #[serde(default)]
+    pub status_callback_url: Option<String>,
+    /// Seconds for one call.
+    #[serde(default = "default_timeout")]
+    pub timeout_seconds: u64,
+}
+
+fn default_base_url() -> String {
+    "https://api.twilio.com".into()
+}
+
+const fn default_timeout() -> u64 {
+    10
+}
+
+fn wrong(field: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Field { kind: KIND, field: field.into(), problem: problem.into() }
+}
+
+impl Config {
+    /// Checks what can be checked without secrets or network.
+    ///
+    /// # Errors
+    /// Names the field and the remedy.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let is_word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
+        if !(self.account_sid.starts_with("AC") && is_word(&self.account_sid)) {
+            return Err(wrong(
+                "account_sid",
+                "must be letters and digits beginning with `AC`: copy it from Twilio's console",
+            ));
+        }
+        match (&self.from, &self.messaging_service_sid) {
+            (Some(from), None) if from.trim().is_empty() => {
+                return Err(wrong("from", "is empty: give a number such as `+15551234567`"));
+            }
+            (None, Some(sid)) if !(sid.starts_with("MG") && is_word(sid)) => {
+                return Err(wrong("messaging_service_sid", "must be letters and digits beginning with `MG`"));
+            }
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(wrong("from", "or `messaging_service_sid`: give exactly one of them"));
+            }
+            _ => {}
+        }
+        url("base_url", &self.base_url)?;
+        if let Some(callback) = &self.status_callback_url {
+            url("status_callback_url", callback)?;
+        }
+        if !(1..=600).contains(&self.timeout_seconds) {
+            return Err(wrong("timeout_seconds", "must be from 1 to 600"));
+        }
+        Ok(())
+    }
+
+    fn account_url(&self) -> String {
+        format!("{}/2010-04-01/Accounts/{}", self.base_url.trim_end_matches('/'), self.account_sid)
+    }
+
+    /// The call for one message: URL and form parameters of `POST …/Messages.json`.
+    ///
+    /// # Errors
+    /// Content of another channel, empty or too long: [`ErrorKind::Rejected`].
+    pub fn request(&self, message: &Message) -> Result<(String, Vec<(&'static str, String)>), SendError> {
+        let Content::Text { body } = &message.content else {
+            return Err(SendError::new(Rejected, "content is no text: give the template an `sms` variant"));
+        };
+        if body.trim().is_empty() {
+            return Err(SendError::new(Rejected, "text is empty"));
+        }
+        if body.len() > MAX_BODY && body.chars().count() > MAX_BODY {
+            return Err(SendError::new(
+                Rejected,
+                format!("text is longer than {MAX_BODY} characters: shorten the template"),
+            ));
+        }
+        let mut form = vec![("To", message.to.clone()), ("Body", body.clone())];
+        if let Some(from) = &self.from {
+            form.push(("From", from.clone()));
+        }
+        if let Some(sid) = &self.messaging_service_sid {
+            form.push(("MessagingServiceSid", sid.clone()));
+        }
+        if let Some(callback) = &self.status_callback_url {
+            let separator = if callback.contains('?') { '&' } else { '?' };
+            let (token, attempt) = (message.reference.to_token(), message.attempt);
+            form.push(("StatusCallback", format!("{callback}{separator}{REFERENCE}={token}&{ATTEMPT}={attempt}")));
+        }
+        Ok((format!("{}/Messages.json", self.account_url()), form))
+    }
+}
+
+fn url(field: &'static str, text: &str) -> Result<(), ConfigError> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.fragment().is_none() => Ok(()),
+        _ => Err(wrong(field, "must be an http or https URL without a fragment")),
+    }
+}
+
+/// What Twilio's error codes mean for us: code, kind, Twilio's name of it. Codes that are not here are judged by the HTTP status.
+/// Source: <https://www.twilio.com/docs/api/errors>. Sorted by code.
+pub const CODES: &[(u32, ErrorKind, &str)] = &[
+    (10001, Unauthorized, "account is not active"),
+    (14107, Throttled, "message send rate limit exceeded"),
+    (20003, Unauthorized, "authentication failed"),
+    (20404, Unauthorized, "resource not found"),
+    (20429, Throttled, "too many requests"),
+    (20500, Transient, "internal server error"),
+    (20503, Transient, "service unavailable"),
+    (21211, InvalidAddress, "invalid `To` number"),
+    (21212, Unauthorized, "invalid `From` number"),
+    (21408, Unauthorized, "no permission to send to this region"),
+    (21602, Rejected, "body is required"),
+    (21603, Unauthorized, "`From` is required"),
+    (21604, InvalidAddress, "`To` is required"),
+    (21605, Rejected, "body is too long"),
+    (21606, Unauthorized, "`From` cannot send messages"),
+    (21608, Unauthorized, "trial account: `To` is not verified"),
+    (21609, Unauthorized, "invalid status callback URL"),
+    (21610, OptedOut, "recipient has unsubscribed"),
+    (21611, Transient, "`From` has too many messages queued"),
+    (21612, Rejected, "`To` cannot be reached from this `From`"),
+    (21614, InvalidAddress, "`To` is no mobile number"),
+    (21617, Rejected, "body exceeds 1600 characters"),
+    (21619, Rejected, "body or media is required"),
+    (21658, Rejected, "parameter exceeds its limit"),
+    (21659, Unauthorized, "`From` is no Twilio number or short code"),
+    (21660, Unauthorized, "`From` belongs to another account"),
+    (21701, Unauthorized, "messaging service does not exist"),
+    (21703, Unauthorized, "messaging service has no sender"),
+    (21704, Unauthorized, "messaging service has no sender for this message"),
+    (21705, Unauthorized, "messaging service is invalid"),
+    (21730, Transient, "system under maintenance"),
+    (30001, Transient, "queue overflow"),
+    (30002, Unauthorized, "account suspended"),
+    // A handset that is switched off answers like a dead number: soft, until it has repeated.
+    (30003, Transient, "handset unreachable"),
+    (30004, Rejected, "message blocked"),
+    (30005, InvalidAddress, "unknown destination"),
+    (30006, InvalidAddress, "landline or unreachable carrier"),
+    (30007, Rejected, "filtered by the carrier"),
+    (30008, Transient, "unknown error"),
+    (30009, Transient, "missing segment"),
+    (30010, Rejected, "price exceeds the maximum"),
+    (30022, Throttled, "A2P 10DLC rate limit exceeded"),
+    (30023, Throttled, "A2P 10DLC daily cap reached"),
+    (30024, Unauthorized, "sender id is not provisioned on the carrier"),
+    (30032, Unauthorized, "toll-free number is not verified"),
+    (30034, Unauthorized, "number is not registered for A2P 10DLC"),
+    (30036, Expired, "validity period expired"),
+    (30038, Rejected, "one-time password filtered"),
+    (30410, Transient, "carrier timed out"),
+    (30450, Rejected, "delivery blocked"),
+    (63038, Throttled, "account exceeded its daily messages"),
+];
+
+/// The consequence of one of Twilio's error codes, if we know it, with its name.
+#[must_use]
+pub fn kind_of(code: u32) -> Option<(ErrorKind, &'static str)> {
+    let at = CODES.binary_search_by_key(&code, |(known, ..)| *known).ok()?;
+    CODES.get(at).map(|(_, kind, name)| (*kind, *name))
+}
+
+/// The fields of an answer that we read: of a Message resource, or of an error.
+#[derive(Deserialize)]
+struct Answer {
+    sid: Option<String>,
+    status: Option<serde_json::Value>,
+    error_code: Option<u32>,
+    error_message: Option<String>,
+    code: Option<u32>,
+    message: Option<String>,
+}
+
+/// What an answer means: HTTP status, the wait of a `Retry-After` header, body.
+///
+/// # Errors
+/// See [`SendError`]. A success whose body has no `sid` is [`ErrorKind::Ambiguous`]: it may come from a proxy in between,
+/// and only a `sid` proves that Twilio took the message.
+pub fn classify(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Result<Accepted, SendError> {
+    let answer: Option<Answer> = serde_json::from_slice(body).ok();
+    if (200..300).contains(&status) {
+        return created(status, answer);
+    }
+    let code = answer.as_ref().and_then(|a| a.code);
+    let known = code.and_then(kind_of);
+    let kind = match (status, known) {
+        (_, Some((kind, _))) => kind,
+        (429, _) => Throttled,
+        (500.., _) | (408, _) => Transient,
+        // Wrong credentials, account or host; redirects are not followed, because they would carry the token elsewhere.
+        (300..=399 | 401 | 403..=405, _) => Unauthorized,
+        _ => Rejected,
+    };
+    let words = answer.and_then(|a| a.message);
+    Err(SendError { after: retry_after.filter(|_| kind == Throttled), ..error(kind, status, code, words.as_deref()) })
+}
+
+fn created(status: u16, answer: Option<Answer>) -> Result<Accepted, SendError> {
+    let Some((sid, answer)) = answer.and_then(|mut a| Some((a.sid.take().filter(|sid| !sid.is_empty())?, a))) else {
+        return Err(SendError::new(ErrorKind::Ambiguous, format!("HTTP {status} without the message's `sid`")));
+    };
+    // It may fail at once.
+    let failed = matches!(answer.status.as_ref().and_then(|s| s.as_str()), Some("failed" | "undelivered"));
+    match answer.error_code {
+        Some(code) if failed => {
+            let kind = kind_of(code).map_or(Rejected, |(kind, _)| kind);
+            Err(error(kind, status, Some(code), answer.error_message.as_deref()))
+        }
+        _ => Ok(Accepted { provider_id: Some(sid) }),
+    }
+}
+
+fn error(kind: ErrorKind, status: u16, code: Option<u32>, words: Option<&str>) -> SendError {
+    let detail = match code {
+        Some(code) => format!("{code}: {}", words_of(code, words)),
+        None => format!("HTTP {status}: {}", without_addresses(words.unwrap_or("no error code"))),
+    };
+    SendError::new(kind, detail)
+}
+
+/// Our name of a code, else Twilio's words.
+pub(crate) fn words_of(code: u32, words: Option<&str>) -> String {
+    kind_of(code).map_or_else(|| without_addresses(words.unwrap_or("unknown code")), |(_, name)| name.to_owned())
+}
+
+/// A Twilio account to send by.
+#[derive(Debug)]
+pub struct TwilioSink {
+    config: Config,
+    token: SecretString,
+    client: Client,
+}
+
+impl TwilioSink {
+    /// Checks the configuration and fetches the auth token.
+    ///
+    /// # Errors
+    /// Names the field and the remedy.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let token = config.auth_token.resolve().map_err(|source| ConfigError::Secret {
+            kind: KIND,
+            field: "auth_token",
+            source,
+        })?;
+        let timeout = Duration::from_secs(config.timeout_seconds);
+        let client = Client::builder()
+            .timeout(timeout)
+            .connect_timeout(timeout)
+            .redirect(Policy::none())
+            .user_agent(concat!("bellwether/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| wrong("base_url", format!("no HTTP client is to be had: {error}")))?;
+        Ok(Self { config, token, client })
+    }
+
+    async fn call(&self, request: RequestBuilder) -> Result<(u16, Option<Duration>, Vec<u8>), reqwest::Error> {
+        let request = request.basic_auth(&self.config.account_sid, Some(self.token.expose_secret()));
+        let mut response = request.send().await?;
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let (status, mut body) = (response.status().as_u16(), Vec::new());
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                body.clear();
+                break;
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((status, retry_after, body))
+    }
+}
+
+/// A call without an answer: whether Twilio has it is unknown, unless we never reached Twilio.
+fn unanswered(error: &reqwest::Error) -> SendError {
+    if error.is_connect() {
+        SendError::new(Transient, "cannot connect")
+    } else if error.is_builder() {
+        SendError::new(Rejected, "the request cannot be built")
+    } else if error.is_timeout() {
+        SendError::new(ErrorKind::Ambiguous, "no answer in time (`timeout_seconds`)")
+    } else {
+        SendError::new(ErrorKind::Ambiguous, "the connection broke before the answer")
+    }
+}
+
+#[async_trait]
+impl Sink for TwilioSink {
+    fn channel(&self) -> Channel {
+        Channel::Sms
+    }
+
+    async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
+        let (url, form) = self.config.request(message)?;
+        let (status, retry_after, body) =
+            self.call(self.client.post(url).form(&form)).await.map_err(|error| unanswered(&error))?;
+        classify(status, retry_after, &body)
+    }
+
+    async fn check(&self) -> Result<(), SendError> {
+        let request = self.client.get(format!("{}.json", self.config.account_url()));
+        match self.call(request).await {
+            // Any answer that names the account will do; `classify` wants a `sid` too.
+            Ok((status, retry_after, body)) => classify(status, retry_after, &body).map(drop),
+            Err(error) => Err(SendError { kind: Transient, ..unanswered(&error) }),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::channels::Reference;
+    use bellwether_schemas::{DeliveryId, NotificationId};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn config(change: serde_json::Value) -> Config {
+        let mut all = json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550002222"});
+        all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        serde_json::from_value(all).unwrap()
+    }
+
+    fn message(body: &str) -> Message {
+        let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
+        let words = || "x".to_owned();
+        Message {
+            delivery,
+            attempt: 3,
+            to: "+15550001111".into(),
+            content: Content::Text { body: body.into() },
+            reference: Reference {
+                delivery,
+                notification,
+                project: words(),
+                member: words(),
+                template: words(),
+                provider: words(),
+            },
+        }
+    }
+
+    #[test]
+    fn a_request_to_the_letter() {
+        let (url, form) = config(json!({})).request(&message("Hi & bye")).unwrap();
+        assert_eq!(url, "https://api.twilio.com/2010-04-01/Accounts/AC1/Messages.json");
+        let pairs = [("To", "+15550001111"), ("Body", "Hi & bye"), ("From", "+15550002222")];
+        assert_eq!(form, pairs.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn a_service_and_a_callback() {
+        let config = config(json!({"from": null, "messaging_service_sid": "MG1", "base_url": "http://127.0.0.1:9/",
+            "status_callback_url": "https://h.example/v1/webhooks/twilio/sms"}));
+        let message = message("Hi");
+        let (url, form) = config.request(&message).unwrap();
+        assert_eq!(url, "http://127.0.0.1:9/2010-04-01/Accounts/AC1/Messages.json");
+        assert_eq!(form[2], ("MessagingServiceSid", "MG1".to_owned()));
+        let token = message.reference.to_token();
+        assert_eq!(form[3], ("StatusCallback", format!("https://h.example/v1/webhooks/twilio/sms?r={token}&n=3")));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_not_tried() {
+        let email = Content::Email { subject: "s".into(), html: None, text: Some("t".into()) };
+        for content in [email, Content::Text { body: " \n".into() }, Content::Text { body: "ö".repeat(1601) }] {
+            let error = config(json!({})).request(&Message { content, ..message("") }).unwrap_err();
+            assert_eq!(error.kind, Rejected);
+        }
+        assert!(config(json!({})).request(&message(&"ö".repeat(1600))).is_ok());
+    }
+
+    #[test]
+    fn every_code_of_the_table_has_its_consequence() {
+        assert!(CODES.windows(2).all(|pair| pair[0].0 < pair[1].0), "sorted, each once");
+        for (code, kind, name) in CODES {
+            let body = json!({"code": code, "message": "words", "status": 400}).to_string();
+            let error = classify(400, None, body.as_bytes()).unwrap_err();
+            assert_eq!((error.kind, error.detail), (*kind, format!("{code}: {name}")));
+        }
+        // What the provider's page and our contract insist on.
+        for (code, kind) in [
+            (21211, InvalidAddress),
+            (21614, InvalidAddress),
+            (30005, InvalidAddress),
+            (30006, InvalidAddress),
+            (30003, Transient),
+            (21610, OptedOut),
+            (20003, Unauthorized),
+            (21606, Unauthorized),
+            (21408, Unauthorized),
+            (20429, Throttled),
+            (21611, Transient),
+            (30001, Transient),
+            (21658, Rejected),
+        ] {
+            assert_eq!(kind_of(code).unwrap().0, kind, "{code}");
+        }
+    }
+
+    #[test]
+    fn every_answer_has_its_consequence() {
+        let wait = Some(Duration::from_secs(7));
+        for (status, retry_after, body, kind, after) in [
+            (429, wait, r#"{"code":20429,"message":"Too Many Requests","status":429}"#, Throttled, wait),
+            (429, None, "", Throttled, None),
+            (503, wait, "<html>", Transient, None),
+            (500, None, "{}", Transient, None),
+            (400, None, r#"{"code":99999,"message":"'To' +15550001111 odd","status":400}"#, Rejected, None),
+            (400, None, "not json", Rejected, None),
+            (401, None, "", Unauthorized, None),
+            (403, None, "{}", Unauthorized, None),
+            (404, None, r#"{"code":20404}"#, Unauthorized, None),
+            (301, None, "", Unauthorized, None),
+            (201, None, r#"{"status":"queued"}"#, ErrorKind::Ambiguous, None),
+            (201, None, r#"{"sid":"","status":"queued"}"#, ErrorKind::Ambiguous, None),
+            (200, None, "<html>welcome to the hotel</html>", ErrorKind::Ambiguous, None),
+            (201, None, r#"{"sid":"SM1","status":"failed","error_code":21610}"#, OptedOut, None),
+        ] {
+            let error = classify(status, retry_after, body.as_bytes()).unwrap_err();
+            assert_eq!((error.kind, error.after), (kind, after), "{status} {body}");
+            assert!(!error.detail.contains("5550001111"), "{}", error.detail);
+        }
+        let taken = Accepted { provider_id: Some("SM1".into()) };
+        assert_eq!(classify(201, None, br#"{"sid":"SM1","status":"queued","error_code":null,"new":[1]}"#), Ok(taken));
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_us_panic(status in 0_u16..1000, body in prop::collection::vec(any::<u8>(), 0..200)) {
+            classify(status, None, &body).ok();
+        }
+
+        #[test]
+        fn nor_an_odd_error(status in 200_u16..600, code in any::<i64>(), sid in any::<Option<String>>(), message in any::<String>()) {
+            let body = json!({"code": code, "sid": sid, "message": message, "status": status, "error_code": code});
+            classify(status, None, body.to_string().as_bytes()).ok();
+        }
+    }
+}

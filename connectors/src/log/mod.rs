@@ -197,7 +197,7 @@ pub trait Log: Debug + Send + Sync {
 
 /// A member of a consumer group. Polling keeps it alive: a consumer that does not poll for the session timeout is put out.
 #[async_trait]
-pub trait Consumer: Send {
+pub trait Consumer: Send + Sync {
     /// Waits at most `wait` for records or a change of assignment. Brings at most `max` records; with 0 it takes none and just stays a member.
     /// Cancel-safe: a dropped call loses nothing.
     ///

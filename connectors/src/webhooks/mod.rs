@@ -1,1 +1,25 @@
-//! (being written)
+//! What providers call back: one file a provider, with pure verification and pure reading into receipts.
+//! No I/O and no clock here; the HTTP endpoint is the house's, and what a receipt changes is decided elsewhere.
+
+pub mod twilio;
+
+/// Why a callback is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WebhookError {
+    /// The signature is missing or not that of this request: not the provider, another URL than it was given, or another token.
+    #[error(
+        "signature is wrong: the provider's token and our public URL (`status_callback_url`) must be those it signs with"
+    )]
+    Signature,
+    /// A field that we need is not there.
+    #[error("field `{0}` is missing")]
+    Missing(&'static str),
+    /// A field has a value outside its domain.
+    #[error("field `{field}` {problem}")]
+    Invalid {
+        /// Field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}

@@ -1,0 +1,439 @@
+//! The rules of definitions. All of them are applied, whatever the others find, so that one run tells everything.
+//! A rule only says what is wrong; it changes nothing.
+
+use super::{
+    CheckProvider, CompiledFlow, Finding,
+    condition::{Condition, variables},
+    names::{canonical_locale, did_you_mean, is_project_name, name_problem, nearest},
+};
+use crate::content::{self, Content, Field};
+use bellwether_schemas::{
+    Channel, Timestamp,
+    definitions::{Definitions, Flow, Template, Variant},
+    records::Event,
+};
+use serde_json::{Map, Value};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// Twilio takes no longer body (its error 21617).
+const MAX_SMS_CHARACTERS: usize = 1600;
+/// Calls at once that a claim window may hold: one bit each in a commit's metadata (law 2).
+const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=4096;
+
+/// What the checks made on their way.
+pub(super) struct Parts {
+    pub(super) flows_by_type: HashMap<String, Vec<Arc<CompiledFlow>>>,
+    pub(super) providers: BTreeMap<Channel, Vec<String>>,
+    pub(super) content: Content,
+}
+
+/// Applies every rule.
+pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Result<Parts, Vec<Finding>> {
+    let mut findings = Findings::default();
+    let has_default = project(document, &mut findings);
+    let providers = providers(document, check, &mut findings);
+    let content = templates(document, &mut findings);
+    if has_default {
+        default_locale(document, &mut findings);
+    }
+    if let Some(providers) = &providers {
+        unserved_channels(document, providers, &mut findings);
+    }
+    let flows_by_type = flows(document, &mut findings);
+    let Findings(mut all) = findings;
+    all.sort();
+    all.dedup();
+    match providers {
+        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, content }),
+        _ => Err(all),
+    }
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, path: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.at(path, (None, None), problem, remedy);
+    }
+
+    fn at(
+        &mut self,
+        path: impl Into<String>,
+        (line, column): (Option<u32>, Option<u32>),
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let (path, problem, remedy) = (path.into(), problem.into(), remedy.into());
+        self.0.push(Finding { path, line, column, problem, remedy });
+    }
+
+    fn name(&mut self, path: &str, name: &str) {
+        if let Some(problem) = name_problem(name) {
+            self.add(path, problem, "use 1 to 63 of a-z, 0-9, `_` and `-`");
+        }
+    }
+
+    /// Returns whether the locale can be used.
+    fn locale(&mut self, path: &str, locale: &str) -> bool {
+        match canonical_locale(locale) {
+            Some(canonical) if canonical == locale => return true,
+            Some(canonical) => {
+                self.add(path, format!("the locale `{locale}` is spelled unusually"), format!("write `{canonical}`"));
+            }
+            None => self.add(
+                path,
+                format!("`{locale}` is no locale"),
+                "use a language with optional script and region, such as `es`, `es-AR` or `zh-Hant-TW`",
+            ),
+        }
+        false
+    }
+}
+
+/// Returns whether the default locale can be used.
+fn project(document: &Definitions, findings: &mut Findings) -> bool {
+    let project = &document.project;
+    if !is_project_name(&project.name) {
+        let remedy = "use 1 to 63 of a-z, 0-9 and `-`, beginning with a letter";
+        findings.add("project.name", format!("`{}` is no project name", project.name), remedy);
+    }
+    let is_locale = findings.locale("project.default_locale", &project.default_locale);
+    if let Some(region) = &project.default_region
+        && !(region.len() == 2 && region.bytes().all(|b| b.is_ascii_uppercase()))
+    {
+        let problem = format!("`{region}` is no region");
+        findings.add("project.default_region", problem, "use an ISO 3166-1 code of two capitals, such as `AR`");
+    }
+    is_locale
+}
+
+/// Providers by channel; `None` where a provider's channel is not known, so that no rule builds on the gap.
+fn providers(
+    document: &Definitions,
+    check: CheckProvider<'_>,
+    findings: &mut Findings,
+) -> Option<BTreeMap<Channel, Vec<String>>> {
+    let mut by_channel = Some(BTreeMap::<Channel, Vec<String>>::new());
+    for (name, provider) in &document.providers {
+        let path = format!("providers.{name}");
+        findings.name(&path, name);
+        let checked = check(&provider.kind, &provider.settings);
+        match checked.channel {
+            None => {
+                by_channel = None;
+                let remedy =
+                    checked.problems.first().cloned().unwrap_or_else(|| "use a kind that this version has".into());
+                findings.add(format!("{path}.kind"), format!("unknown kind of provider `{}`", provider.kind), remedy);
+            }
+            Some(channel) => {
+                if let Some(by_channel) = &mut by_channel {
+                    by_channel.entry(channel).or_default().push(name.clone());
+                }
+                for problem in checked.problems {
+                    findings.add(&path, problem, format!("correct the settings of kind `{}`", provider.kind));
+                }
+            }
+        }
+        if !MAX_IN_FLIGHT.contains(&provider.max_in_flight) {
+            let problem = format!("max_in_flight is {}", provider.max_in_flight);
+            findings.add(format!("{path}.max_in_flight"), problem, "use 1 to 4096 calls at once");
+        }
+        if provider.max_attempts == 0 {
+            findings.add(format!("{path}.max_attempts"), "max_attempts is 0", "use at least 1: the first try counts");
+        }
+        if provider.rate_per_second == Some(0) {
+            let remedy = "use at least 1 message per second, or leave it out for no limit";
+            findings.add(format!("{path}.rate_per_second"), "rate_per_second is 0", remedy);
+        }
+    }
+    by_channel
+}
+
+fn unserved_channels(document: &Definitions, providers: &BTreeMap<Channel, Vec<String>>, findings: &mut Findings) {
+    for (name, template) in &document.templates {
+        for channel in template.channels.keys().filter(|c| !providers.contains_key(c)) {
+            findings.add(
+                format!("templates.{name}.channels.{channel}"),
+                format!("no provider serves {channel}"),
+                format!("define one in providers.yaml, or remove the {channel} variants"),
+            );
+        }
+    }
+}
+
+fn templates(document: &Definitions, findings: &mut Findings) -> Content {
+    let mut content = Content::new(&document.project.default_locale);
+    for (name, template) in &document.templates {
+        let path = format!("templates.{name}");
+        findings.name(&path, name);
+        if template.channels.is_empty() {
+            findings.add(
+                format!("{path}.channels"),
+                "the template has no channel",
+                "add `email` or `sms` with a variant",
+            );
+        }
+        if template.sample.contains_key("event") {
+            let remedy = "rename the field: in templates `event` is always the event itself";
+            findings.add(format!("{path}.sample.event"), "the event's data cannot shadow `event`", remedy);
+        }
+        content.add(name, template, |channel, locale, field, fault| {
+            let place = format!("{path}.channels.{channel}.{locale}.{}", field.name());
+            findings.at(place, (fault.line, fault.column), fault.problem, "correct the template");
+        });
+        for (channel, locales) in &template.channels {
+            let path = format!("{path}.channels.{channel}");
+            for (locale, variant) in locales {
+                let path = format!("{path}.{locale}");
+                if findings.locale(&path, locale) {
+                    fields(&path, *channel, variant, findings);
+                    texts(&path, (name, template), (*channel, locale, variant), &content, findings);
+                }
+            }
+        }
+    }
+    content
+}
+
+/// The end of every fallback chain must exist, or a member of an unforeseen language gets nothing.
+fn default_locale(document: &Definitions, findings: &mut Findings) {
+    let default = document.project.default_locale.as_str();
+    let chain = || std::iter::successors(Some(default), |l| l.rsplit_once('-').map(|(rest, _)| rest));
+    for (name, template) in &document.templates {
+        for (channel, locales) in &template.channels {
+            if !chain().any(|locale| locales.contains_key(locale)) {
+                findings.add(
+                    format!("templates.{name}.channels.{channel}"),
+                    format!("no variant for the project's default locale `{default}`"),
+                    format!("add `{default}`: members of other languages get it"),
+                );
+            }
+        }
+    }
+}
+
+fn fields(path: &str, channel: Channel, variant: &Variant, findings: &mut Findings) {
+    for field in Field::ALL {
+        let (path, name) = (format!("{path}.{}", field.name()), field.name());
+        match (channel, field, field.of(variant)) {
+            (Channel::Email, Field::Subject, None) => findings.add(path, "an e-mail needs a subject", "add `subject`"),
+            (Channel::Email, Field::Html, None) if variant.text.is_none() => {
+                findings.add(path, "an e-mail needs a body", "add `html`, `text` or, better, both");
+            }
+            (Channel::Sms, Field::Text, None) => findings.add(path, "a text message needs a body", "add `text`"),
+            (Channel::Sms, Field::Subject | Field::Html, Some(_)) => {
+                findings.add(path, format!("a text message has no {name}"), format!("remove `{name}`"));
+            }
+            (_, _, Some(text)) if text.trim().is_empty() => {
+                findings.add(path, format!("`{name}` is empty"), "write something, or remove it");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Looks for variables that nothing provides, then renders with the sample.
+fn texts(
+    path: &str,
+    (name, template): (&str, &Template),
+    (channel, locale, variant): (Channel, &str, &Variant),
+    content: &Content,
+    findings: &mut Findings,
+) {
+    let context = content::sample_context("sample", &template.sample);
+    for field in Field::ALL {
+        let Some(text) = field.of(variant).filter(|_| content.has_text(name, channel, locale, field)) else { continue };
+        let path = format!("{path}.{}", field.name());
+        let missing: Vec<(String, Option<String>)> = content
+            .variables(name, channel, locale, field)
+            .into_iter()
+            .filter_map(|variable| missing_of(&variable, &context).map(|hint| (variable, hint)))
+            .collect();
+        for (variable, hint) in &missing {
+            let (problem, remedy) = words(variable, hint.as_deref());
+            findings.at(&path, find(text, variable), problem, remedy);
+        }
+        match content.try_sample(name, channel, locale, field, &context) {
+            Ok(rendered) => rendered_length(&path, channel, &rendered, findings),
+            Err(fault) if fault.undefined && !missing.is_empty() => {}
+            Err(fault) => {
+                let remedy = if fault.undefined {
+                    "give it a `default(…)`, or add it to the template's `sample` (what every member has: under `sample.member`)"
+                } else {
+                    "correct the template, or the template's `sample`"
+                };
+                let problem = format!("cannot be rendered with the sample: {}", fault.problem);
+                findings.at(&path, (fault.line, fault.column), problem, remedy);
+            }
+        }
+    }
+}
+
+fn rendered_length(path: &str, channel: Channel, rendered: &str, findings: &mut Findings) {
+    let characters = rendered.chars().count();
+    if channel == Channel::Sms && characters > MAX_SMS_CHARACTERS {
+        let problem = format!("the message of the sample has {characters} characters");
+        findings.add(path, problem, format!("providers take at most {MAX_SMS_CHARACTERS}: shorten it"));
+    }
+}
+
+/// Fields of `member`; which of them a member has is found by rendering.
+const MEMBER: [&str; 5] = ["id", "name", "locale", "time_zone", "attributes"];
+
+/// `None`: the sample provides the variable. Otherwise the variable that was probably meant, if one is near.
+fn missing_of(variable: &str, context: &Value) -> Option<Option<String>> {
+    let segments: Vec<&str> = variable.split('.').collect();
+    if segments[0] == "member" {
+        // Attributes are the client's own; rendering finds those that the sample member lacks.
+        let field = segments.get(1)?;
+        return (!MEMBER.contains(field)).then(|| nearest(field, MEMBER).map(|near| format!("member.{near}")));
+    }
+    let is_event = segments[0] == "event";
+    let mut at = if is_event { context } else { &context["event"]["data"] };
+    for (depth, segment) in segments.iter().enumerate() {
+        if let Some(next) = at.get(segment) {
+            at = next;
+            continue;
+        }
+        let top: &[&str] = if depth == 0 { &["event", "member"] } else { &[] };
+        let siblings = at.as_object().into_iter().flat_map(Map::keys).map(String::as_str);
+        return Some(nearest(segment, siblings.chain(top.iter().copied())).map(|near| {
+            let corrected = |rest| [&segments[..depth], &[near], rest].concat().join(".");
+            let whole = corrected(&segments[depth + 1..]);
+            if missing_of(&whole, context).is_none() { whole } else { corrected(&[]) }
+        }));
+    }
+    None
+}
+
+fn words(variable: &str, meant: Option<&str>) -> (String, String) {
+    let hint = meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default();
+    let place = variable.strip_prefix("event.data.").unwrap_or(variable);
+    let remedy = if variable.starts_with("member.") {
+        format!("a member has {}", MEMBER.join(", "))
+    } else if variable.starts_with("event.") && place == variable {
+        "an event has id, type, time and data".into()
+    } else {
+        format!("correct it, or add `{place}` to the template's `sample`")
+    };
+    (format!("unknown variable `{variable}`{hint}"), remedy)
+}
+
+/// Line and column of the first place within `{{ }}` or `{% %}` where a text names a variable.
+fn find(text: &str, variable: &str) -> (Option<u32>, Option<u32>) {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.');
+    let inside = |at: usize| {
+        let (open, close) = (text[..at].rfind(['{']), text[..at].rfind("}}").max(text[..at].rfind("%}")));
+        open.is_some_and(|open| close.is_none_or(|close| close < open))
+    };
+    text.match_indices(variable)
+        .map(|(at, _)| at)
+        .find(|at| {
+            let (before, after) = (text[..*at].chars().next_back(), text[at + variable.len()..].chars().next());
+            !before.is_some_and(is_part) && !after.is_some_and(|c| c.is_alphanumeric() || c == '_') && inside(*at)
+        })
+        .map_or((None, None), |at| {
+            let (line, column) = content::line_and_column(text, at);
+            (Some(line), Some(column))
+        })
+}
+
+fn flows(document: &Definitions, findings: &mut Findings) -> HashMap<String, Vec<Arc<CompiledFlow>>> {
+    let mut by_type = HashMap::<String, Vec<Arc<CompiledFlow>>>::new();
+    for (name, flow) in &document.flows {
+        let path = format!("flows.{name}");
+        findings.name(&path, name);
+        if flow.version < 1 {
+            findings.add(format!("{path}.version"), format!("the version is {}", flow.version), "count from 1");
+        }
+        if flow.on.trim().is_empty() {
+            findings.add(format!("{path}.on"), "no event type triggers the flow", "name a CloudEvents type");
+        }
+        if flow.notify.expires_after_seconds == Some(0) {
+            let remedy = "use at least 1 second, or leave it out for no expiry";
+            findings.add(format!("{path}.notify.expires_after_seconds"), "every notification would be expired", remedy);
+        }
+        channels(document, &path, flow, findings);
+        let condition = flow.when.as_deref().and_then(|when| condition(document, &path, flow, when, findings));
+        by_type.entry(flow.on.clone()).or_default().push(Arc::new(CompiledFlow {
+            name: name.clone(),
+            version: flow.version,
+            notify: flow.notify.clone(),
+            condition,
+        }));
+    }
+    by_type
+}
+
+fn channels(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findings) {
+    let Some(template) = document.templates.get(&flow.notify.template) else {
+        let known = document.templates.keys().map(String::as_str);
+        let hint = did_you_mean(&flow.notify.template, known);
+        findings.add(
+            format!("{path}.notify.template"),
+            format!("unknown template `{}`{hint}", flow.notify.template),
+            "name a template that is there, or write it",
+        );
+        return;
+    };
+    let mut seen = BTreeSet::new();
+    for (index, channel) in flow.notify.channels.iter().enumerate() {
+        let path = format!("{path}.notify.channels.{index}");
+        if !seen.insert(channel) {
+            findings.add(path, format!("{channel} is there twice"), "remove one");
+        } else if template.channels.get(channel).is_none_or(BTreeMap::is_empty) {
+            let problem = format!("template `{}` has no {channel} variant", flow.notify.template);
+            findings.add(path, problem, "add one to the template, or remove the channel from the flow");
+        }
+    }
+}
+
+/// Compiles a condition and tries it on the template's sample, where there is one.
+fn condition(
+    document: &Definitions,
+    path: &str,
+    flow: &Flow,
+    when: &str,
+    findings: &mut Findings,
+) -> Option<Condition> {
+    let path = format!("{path}.when");
+    let compiled = match Condition::compile(when) {
+        Ok(compiled) => compiled,
+        Err(faults) => {
+            for fault in faults {
+                let remedy = "conditions are CEL over `event` (id, source, type, subject, time, data)";
+                findings.at(&path, (fault.line, fault.column), fault.problem, remedy);
+            }
+            return None;
+        }
+    };
+    let template = document.templates.get(&flow.notify.template).filter(|t| !t.sample.is_empty());
+    if let Some(template) = template {
+        let (event, data) = sample_event(document, flow, template);
+        if let Err(problem) = compiled.holds(&variables(&event, &data)) {
+            let problem =
+                format!("cannot be evaluated for the sample of template `{}`: {problem}", flow.notify.template);
+            findings.add(path, problem, "correct the condition, or the sample");
+        }
+    }
+    Some(compiled)
+}
+
+fn sample_event(document: &Definitions, flow: &Flow, template: &Template) -> (Event, Value) {
+    let data = content::sample_context(&flow.on, &template.sample)["event"]["data"].take();
+    let event = Event {
+        project: document.project.name.clone(),
+        id: "sample".into(),
+        source: "sample".into(),
+        kind: flow.on.clone(),
+        subject: Some("sample".into()),
+        time: Timestamp(1_767_225_600_000),
+        accepted_at: Timestamp(1_767_225_600_000),
+        data: String::new(),
+    };
+    (event, data)
+}

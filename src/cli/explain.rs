@@ -1,0 +1,145 @@
+//! `bellwether explain ID`: the whole story of one notification, in order, for a person. One line an entry: when, what, channel, why.
+
+use super::{Connection, mask, print, print_json};
+use crate::http::notifications::{Line, Story};
+use clap::Args;
+use serde_json::Value;
+use uuid::Uuid;
+
+/// Tells why and how a notification was sent, or was not.
+#[derive(Args, Clone, Debug)]
+pub struct Explain {
+    /// Notification.
+    pub id: Uuid,
+    /// Where the API is.
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+impl Explain {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or knows no such notification.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let path = format!("/v1/notifications/{}", self.id);
+        let mut story: Story = self.connection.client()?.get(&path, &[]).await?;
+        for line in &mut story.story {
+            hide_addresses(&mut line.detail);
+        }
+        if self.connection.json { print_json(&story) } else { print(&render(&story)) }
+    }
+}
+
+/// Masks every text of a decision or receipt that may hold an address.
+fn hide_addresses(detail: &mut Value) {
+    match detail {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value {
+                    Value::String(text) if name == "address" => *text = mask::address(text),
+                    other => hide_addresses(other),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(hide_addresses),
+        Value::String(text) => *text = mask::text(text),
+        _ => {}
+    }
+}
+
+/// The story as text.
+fn render(story: &Story) -> String {
+    let mut text = format!("notification {} for member {}: {}\n\n", story.id, mask::text(&story.member), story.status);
+    let width = |of: fn(&Line) -> usize| story.story.iter().map(of).max().unwrap_or_default();
+    let (times, outcomes) = (width(|line| line.at.len()), width(|line| line.outcome.len()));
+    for line in &story.story {
+        let channel = line.channel.as_deref().unwrap_or("-");
+        let why = if line.kind == "decision" { decision(&line.detail) } else { receipt(&line.detail) };
+        text.push_str(&format!(
+            "{:times$}  {:8}  {:outcomes$}  {channel:5}  {}\n",
+            line.at,
+            line.kind,
+            line.outcome,
+            one_line(&why)
+        ));
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn field<'a>(detail: &'a Value, name: &str) -> Option<&'a str> {
+    detail[name].as_str().filter(|text| !text.is_empty())
+}
+
+/// Why a decision fell as it did: by which flow, in words, and what became of each channel.
+fn decision(detail: &Value) -> String {
+    let mut why = Vec::new();
+    match (field(detail, "flow"), detail["flow_version"].as_i64()) {
+        (Some(flow), Some(version)) => why.push(format!("flow {flow} v{version}")),
+        (Some(flow), None) => why.push(format!("flow {flow}")),
+        (None, _) => {}
+    }
+    why.extend(field(detail, "template").map(|template| format!("template {template}")));
+    why.extend(field(detail, "detail").map(str::to_owned));
+    for verdict in detail["trace"].as_array().into_iter().flatten() {
+        let (channel, rule) = (field(verdict, "channel").unwrap_or("?"), field(verdict, "rule").unwrap_or("?"));
+        match field(verdict, "detail") {
+            Some(facts) => why.push(format!("{channel}: {rule} ({facts})")),
+            None => why.push(format!("{channel}: {rule}")),
+        }
+    }
+    why.join("; ")
+}
+
+/// What a receipt says: which try, by whom, and the provider's words.
+fn receipt(detail: &Value) -> String {
+    let mut why = Vec::new();
+    why.extend(detail["attempt"].as_i64().map(|attempt| format!("attempt {attempt}")));
+    why.extend(field(detail, "provider").map(|provider| format!("by {provider}")));
+    why.extend(field(detail, "address").map(|address| format!("to {address}")));
+    why.extend(field(detail, "provider_id").map(|id| format!("as {id}")));
+    why.extend(field(detail, "error").map(str::to_owned));
+    why.extend(field(detail, "detail").map(str::to_owned));
+    why.join("; ")
+}
+
+#[allow(clippy::unwrap_used)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_story_is_told_in_order_with_its_reasons_and_without_addresses() {
+        let mut story: Story = serde_json::from_value(json!({
+            "id": "0b8d6a52-6b3f-5a8e-9a60-0ad2b52e3c11", "member": "anna", "status": "failed",
+            "story": [
+                {"at": "2026-03-01T12:00:00.1Z", "kind": "decision", "outcome": "routed", "channel": "sms", "detail": {
+                    "flow": "order-placed", "flow_version": 2, "template": "order", "detail": "the first usable channel",
+                    "trace": [
+                        {"channel": "email", "rule": "suppressed", "detail": "since 2026-02-01"},
+                        {"channel": "sms", "rule": "chosen", "detail": ""},
+                    ],
+                }},
+                {"at": "2026-03-01T12:00:01Z", "kind": "receipt", "outcome": "failed", "channel": "sms", "detail": {
+                    "attempt": 1, "provider": "twilio-main", "provider_id": "SM1", "error": "invalid_address",
+                    "detail": "21211 The 'To' number\n+4915112345678 is not valid", "address": "+4915112345678",
+                }},
+            ],
+        }))
+        .unwrap();
+        for line in &mut story.story {
+            hide_addresses(&mut line.detail);
+        }
+        insta::assert_snapshot!(render(&story), @r"
+        notification 0b8d6a52-6b3f-5a8e-9a60-0ad2b52e3c11 for member anna: failed
+
+        2026-03-01T12:00:00.1Z  decision  routed  sms    flow order-placed v2; template order; the first usable channel; email: suppressed (since 2026-02-01); sms: chosen
+        2026-03-01T12:00:01Z    receipt   failed  sms    attempt 1; by twilio-main; to +49***78; as SM1; invalid_address; 21211 The 'To' number +49***78 is not valid
+        ");
+    }
+}

@@ -1,0 +1,141 @@
+//! Configuration of a process: one YAML file, every field with a default, checked as a whole before anything starts.
+
+use crate::http::auth::ApiKeyConfig;
+use bellwether_connectors::{
+    embedded::EmbeddedOptions, events::RegistryConfig, log::kafka::KafkaConfig, store::scylla::ScyllaConfig,
+};
+use serde::{Deserialize, Serialize};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// A process. Without a file: everything embedded in `./bellwether-data`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Folder of the embedded log and store and of the generated API key.
+    pub data_dir: PathBuf,
+    /// Address of the HTTP API.
+    pub listen: SocketAddr,
+    /// Partitions of every topic but `definitions`; fixed when the topics are created.
+    pub partitions: u32,
+    /// The log.
+    pub log: LogConfig,
+    /// The store.
+    pub store: StoreConfig,
+    /// Settings of the embedded parts.
+    pub embedded: EmbeddedOptions,
+    /// Confluent-compatible schema registry, for events in its wire format.
+    pub registry: Option<RegistryConfig>,
+    /// Project of events on the topic that name none.
+    pub default_project: Option<String>,
+    /// API keys. None at all: one is generated into `data_dir` (embedded only).
+    pub api_keys: Vec<ApiKeyConfig>,
+    /// Records in a batch.
+    pub batch: usize,
+    /// Consumers of each processor in this process.
+    pub workers: usize,
+    /// Deliveries per consumer that may be here at once: read and not settled.
+    pub window: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "bellwether-data".into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            partitions: 8,
+            log: LogConfig::default(),
+            store: StoreConfig::default(),
+            embedded: EmbeddedOptions::default(),
+            registry: None,
+            default_project: None,
+            api_keys: Vec::new(),
+            batch: 500,
+            workers: 1,
+            window: 1_024,
+        }
+    }
+}
+
+/// Which log.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogConfig {
+    /// In `data_dir`.
+    #[default]
+    Embedded,
+    /// Apache Kafka.
+    Kafka(KafkaConfig),
+}
+
+/// Which store.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreConfig {
+    /// In `data_dir`.
+    #[default]
+    Embedded,
+    /// ScyllaDB, Apache Cassandra.
+    Scylla(ScyllaConfig),
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be; the text names line and column.
+    #[error("{path}: {problem}")]
+    Parse {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong where.
+        problem: String,
+    },
+    /// Values that do not go together.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Config {
+    /// Reads and checks a file; without one, the defaults.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: Option<&std::path::Path>) -> Result<Self, ConfigError> {
+        let config = match path {
+            None => Self::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+                serde_saphyr::from_str(&text)
+                    .map_err(|e| ConfigError::Parse { path: path.into(), problem: e.to_string() })?
+            }
+        };
+        let problems = config.problems();
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems.join("\n"))) }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut bounds = |field: &str, value: usize, least: usize, most: usize| {
+            if !(least..=most).contains(&value) {
+                problems.push(format!("{field}: {value} is out of bounds; choose {least} to {most}"));
+            }
+        };
+        bounds("partitions", self.partitions as usize, 1, 1_024);
+        bounds("batch", self.batch, 1, 4_000);
+        bounds("workers", self.workers, 1, 64);
+        bounds("window", self.window, 1, 16_384);
+        let shared = !matches!((&self.log, &self.store), (LogConfig::Embedded, StoreConfig::Embedded));
+        if shared && self.api_keys.is_empty() {
+            problems.push("api_keys: none; name at least one, because a cluster does not generate them".into());
+        }
+        problems
+    }
+}

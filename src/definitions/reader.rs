@@ -1,0 +1,271 @@
+//! Definitions from YAML trees: every unknown field, missing field and wrong type is told, not only the first.
+//! What values mean together is not judged here; `processors` does that.
+
+use super::{
+    Located,
+    tree::{Entry, Kind, Node, Place},
+};
+use bellwether_processors::definitions::did_you_mean;
+use bellwether_schemas::{
+    Channel, Lane,
+    definitions::{Flow, Notify, OnAmbiguous, Project, Provider, Template, Variant},
+};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Reads one file and collects what is wrong with it.
+pub(super) struct Reader {
+    pub(super) file: String,
+    pub(super) errors: Vec<Located>,
+}
+
+impl Reader {
+    fn error(&mut self, at: Place, problem: impl Into<String>, remedy: impl Into<String>) {
+        let (problem, remedy) = (problem.into(), remedy.into());
+        self.errors.push(Located { file: self.file.clone(), line: at.line, column: at.column, problem, remedy });
+    }
+
+    fn expected(&mut self, node: &Node, expected: &str) {
+        self.error(node.at, format!("{} where {expected} is expected", node.what()), format!("write {expected}"));
+    }
+
+    /// The entries of a map; nothing for what is none.
+    fn entries<'n>(&mut self, node: &'n Node) -> &'n [Entry] {
+        match &node.kind {
+            Kind::Map(entries) => entries,
+            _ => {
+                self.expected(node, "a map");
+                &[]
+            }
+        }
+    }
+
+    /// The entries of a map with known fields; others are told.
+    fn fields<'n>(&mut self, node: &'n Node, known: &[&str]) -> Fields<'n> {
+        let entries = self.entries(node);
+        for entry in entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+            let hint = did_you_mean(&entry.key, known.iter().copied());
+            self.error(
+                entry.at,
+                format!("unknown field `{}`{hint}", entry.key),
+                format!("use one of {}", known.join(", ")),
+            );
+        }
+        Fields { at: node.at, entries, is_map: matches!(node.kind, Kind::Map(_)) }
+    }
+
+    fn required<T: Default>(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &str,
+        read: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> T {
+        match fields.get(name) {
+            Some(node) => read(self, node).unwrap_or_default(),
+            None => {
+                if fields.is_map {
+                    self.error(fields.at, format!("the field `{name}` is missing"), format!("add `{name}`"));
+                }
+                T::default()
+            }
+        }
+    }
+
+    /// Null is absent.
+    fn optional<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &str,
+        read: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Option<T> {
+        fields.get(name).filter(|node| node.kind != Kind::Null).and_then(|node| read(self, node))
+    }
+
+    fn text(&mut self, node: &Node) -> Option<String> {
+        match &node.kind {
+            Kind::Text(text) => Some(text.clone()),
+            Kind::Number(_) | Kind::Bool(_) => {
+                self.error(node.at, format!("{} where text is expected", node.what()), "put it in quotes");
+                None
+            }
+            _ => {
+                self.expected(node, "text");
+                None
+            }
+        }
+    }
+
+    fn whole_number<T: TryFrom<i64>>(&mut self, node: &Node) -> Option<T> {
+        let number = match &node.kind {
+            Kind::Number(number) => number.as_i64().and_then(|n| T::try_from(n).ok()),
+            _ => None,
+        };
+        if number.is_none() {
+            self.error(
+                node.at,
+                format!("{} that is no whole number in range", node.what()),
+                "write a whole number, without quotes",
+            );
+        }
+        number
+    }
+
+    /// One of a closed set of names.
+    fn choice<T: Copy>(&mut self, node: &Node, what: &str, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.text(node)?;
+        let names = || choices.iter().map(|(name, _)| *name);
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+        if found.is_none() {
+            let hint = did_you_mean(&text, names());
+            let remedy = format!("use one of {}", names().collect::<Vec<_>>().join(", "));
+            self.error(node.at, format!("unknown {what} `{text}`{hint}"), remedy);
+        }
+        found
+    }
+
+    fn channel(&mut self, node: &Node) -> Option<Channel> {
+        self.choice(node, "channel", &Channel::ALL.map(|channel| (channel.name(), channel)))
+    }
+
+    fn json(&mut self, node: &Node) -> Option<Map<String, Value>> {
+        Some(Node::json_map(self.entries(node)))
+    }
+
+    /// Keeps the first error of each place: what a text with an unset variable is not, nobody needs to hear.
+    pub(super) fn without_consequences(&mut self) {
+        let mut places = BTreeSet::new();
+        self.errors.retain(|error| places.insert((error.line, error.column)));
+    }
+
+    /// `project.yaml`.
+    pub(super) fn project(&mut self, node: &Node) -> Project {
+        let fields = self.fields(node, &["name", "default_locale", "default_region"]);
+        Project {
+            name: self.required(&fields, "name", Self::text),
+            default_locale: self.required(&fields, "default_locale", Self::text),
+            default_region: self.optional(&fields, "default_region", Self::text),
+        }
+    }
+
+    /// `providers.yaml`.
+    pub(super) fn providers(&mut self, node: &Node) -> BTreeMap<String, Provider> {
+        self.entries(node).iter().map(|entry| (entry.key.clone(), self.provider(&entry.value))).collect()
+    }
+
+    /// Fields that are not ours are the connector's settings.
+    fn provider(&mut self, node: &Node) -> Provider {
+        const OURS: [&str; 6] =
+            ["kind", "rate_per_second", "max_in_flight", "on_ambiguous", "max_attempts", "backoff_ms"];
+        let entries = self.entries(node);
+        let fields = Fields { at: node.at, entries, is_map: matches!(node.kind, Kind::Map(_)) };
+        let ambiguous = [("resend", OnAmbiguous::Resend), ("hold", OnAmbiguous::Hold)];
+        Provider {
+            kind: self.required(&fields, "kind", Self::text),
+            rate_per_second: self.optional(&fields, "rate_per_second", Self::whole_number),
+            max_in_flight: self
+                .optional(&fields, "max_in_flight", Self::whole_number)
+                .unwrap_or(Provider::DEFAULT_MAX_IN_FLIGHT),
+            on_ambiguous: self
+                .optional(&fields, "on_ambiguous", |r, n| r.choice(n, "policy", &ambiguous))
+                .unwrap_or_default(),
+            max_attempts: self
+                .optional(&fields, "max_attempts", Self::whole_number)
+                .unwrap_or(Provider::DEFAULT_MAX_ATTEMPTS),
+            backoff_ms: self
+                .optional(&fields, "backoff_ms", Self::whole_number)
+                .unwrap_or(Provider::DEFAULT_BACKOFF_MS),
+            settings: entries
+                .iter()
+                .filter(|entry| !OURS.contains(&entry.key.as_str()))
+                .map(|entry| (entry.key.clone(), entry.value.json()))
+                .collect(),
+        }
+    }
+
+    /// `templates/NAME.yaml`.
+    pub(super) fn template(&mut self, node: &Node) -> Template {
+        let fields = self.fields(node, &["channels", "sample"]);
+        let channels = self.required(&fields, "channels", |r, node| {
+            let mut channels = BTreeMap::new();
+            for entry in r.entries(node) {
+                let name = Node { at: entry.at, kind: Kind::Text(entry.key.clone()) };
+                let variants = r.variants(&entry.value);
+                if let Some(channel) = r.channel(&name) {
+                    channels.insert(channel, variants);
+                }
+            }
+            Some(channels)
+        });
+        Template { channels, sample: self.optional(&fields, "sample", Self::json).unwrap_or_default() }
+    }
+
+    fn variants(&mut self, node: &Node) -> BTreeMap<String, Variant> {
+        self.entries(node).iter().map(|entry| (entry.key.clone(), self.variant(&entry.value))).collect()
+    }
+
+    fn variant(&mut self, node: &Node) -> Variant {
+        let fields = self.fields(node, &["subject", "html", "text"]);
+        Variant {
+            subject: self.optional(&fields, "subject", Self::text),
+            html: self.optional(&fields, "html", Self::text),
+            text: self.optional(&fields, "text", Self::text),
+        }
+    }
+
+    /// `flows/NAME.yaml`.
+    pub(super) fn flow(&mut self, node: &Node) -> Flow {
+        let fields = self.fields(node, &["version", "on", "when", "notify"]);
+        Flow {
+            version: self.optional(&fields, "version", Self::whole_number).unwrap_or(Flow::DEFAULT_VERSION),
+            on: self.required(&fields, "on", Self::text),
+            when: self.optional(&fields, "when", Self::text),
+            notify: match fields.get("notify") {
+                Some(node) => self.notify(node),
+                None => {
+                    self.required(&fields, "notify", |_, _| Some(()));
+                    Notify {
+                        template: String::new(),
+                        lane: Lane::Bulk,
+                        channels: Vec::new(),
+                        expires_after_seconds: None,
+                    }
+                }
+            },
+        }
+    }
+
+    fn notify(&mut self, node: &Node) -> Notify {
+        let fields = self.fields(node, &["template", "lane", "channels", "expires_after_seconds"]);
+        let lanes = Lane::ALL.map(|lane| (lane.name(), lane));
+        Notify {
+            template: self.required(&fields, "template", Self::text),
+            lane: self.required(&fields, "lane", |r, n| r.choice(n, "lane", &lanes).map(Some)).unwrap_or(Lane::Bulk),
+            channels: self.optional(&fields, "channels", Self::channels).unwrap_or_default(),
+            expires_after_seconds: self.optional(&fields, "expires_after_seconds", Self::whole_number),
+        }
+    }
+
+    fn channels(&mut self, node: &Node) -> Option<Vec<Channel>> {
+        match &node.kind {
+            Kind::List(items) => Some(items.iter().filter_map(|item| self.channel(item)).collect()),
+            _ => {
+                self.expected(node, "a list");
+                None
+            }
+        }
+    }
+}
+
+/// The fields of a map.
+struct Fields<'n> {
+    at: Place,
+    entries: &'n [Entry],
+    /// What is no map has been told already; its fields are not missed too.
+    is_map: bool,
+}
+
+impl<'n> Fields<'n> {
+    fn get(&self, name: &str) -> Option<&'n Node> {
+        self.entries.iter().find(|entry| entry.key == name).map(|entry| &entry.value)
+    }
+}

@@ -1,0 +1,216 @@
+//! `POST /v1/events`: CloudEvents 1.0 over HTTP, structured, batched and binary (HTTP protocol binding 1.0.2).
+//! Answers once the events are on the log (law 1); what they cause is not known here.
+
+use super::{
+    Shared,
+    auth::{Caller, Scope},
+    cloudevents::{is_json, parse_binary, parse_structured, split_batch},
+    problem::{FieldError, Problem, ProblemDocument},
+};
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+};
+use bellwether_connectors::log::Append;
+use bellwether_schemas::{
+    EventId, MemberKey, Topic,
+    codec::{CodecError, encode},
+    records::Event,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// What became of a request's events.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Accepted {
+    /// How many are on the log.
+    pub accepted: usize,
+    /// Those, in the order sent.
+    pub events: Vec<AcceptedEvent>,
+    /// Those that were refused, in the order sent.
+    pub rejected: Vec<RejectedEvent>,
+}
+
+/// An event that is on the log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AcceptedEvent {
+    /// CloudEvents `id`, as sent.
+    #[schema(example = "order-1001")]
+    pub id: String,
+    /// Bellwether's id: hash of project, `source` and `id`.
+    #[schema(value_type = uuid::Uuid)]
+    pub event_id: EventId,
+}
+
+/// An event of a batch that was refused.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RejectedEvent {
+    /// Its place in the batch, from 0.
+    pub index: usize,
+    /// Why.
+    #[serde(flatten)]
+    pub error: FieldError,
+}
+
+/// An event as producers send it (CloudEvents 1.0, JSON format). Extension attributes are allowed and ignored.
+#[derive(ToSchema)]
+#[allow(dead_code)] // For the OpenAPI document alone: the reader is `cloudevents`.
+#[schema(example = json!({
+    "specversion": "1.0", "id": "order-1001", "source": "/shop/orders", "type": "order.placed", "subject": "anna",
+    "time": "2026-03-01T12:00:00Z", "data": {"order": "1001", "total": "59.90"}
+}))]
+pub struct CloudEvent {
+    /// `1.0`
+    specversion: String,
+    /// Unique within the source; the same twice is the same event.
+    id: String,
+    /// URI reference of the producer.
+    source: String,
+    /// What happened; flows are triggered by it.
+    r#type: String,
+    /// `client_user_id` of the member, at most 256 bytes.
+    subject: String,
+    /// RFC 3339; absent means now.
+    time: Option<String>,
+    /// Absent, or a JSON media type.
+    datacontenttype: Option<String>,
+    /// Any JSON, at most 256 KiB.
+    #[schema(value_type = Object)]
+    data: Option<serde_json::Value>,
+}
+
+/// What a content type and the headers say of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Structured,
+    Batched,
+    Binary,
+}
+
+const KNOWN_TYPES: &str =
+    "`application/cloudevents+json`, `application/cloudevents-batch+json`, or JSON with `ce-` headers";
+
+fn mode(headers: &HeaderMap, body: &[u8]) -> Result<Mode, Problem> {
+    let given = headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/cloudevents+json" => Ok(Mode::Structured),
+        "application/cloudevents-batch+json" => Ok(Mode::Batched),
+        other if other.starts_with("application/cloudevents") => Err(Problem::media_type(given, KNOWN_TYPES)),
+        _ if headers.contains_key("ce-specversion") || headers.contains_key("ce-id") => Ok(Mode::Binary),
+        other if is_json(other) => {
+            let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+            Ok(if first == Some(&b'[') { Mode::Batched } else { Mode::Structured })
+        }
+        _ => Err(Problem::media_type(given, KNOWN_TYPES)),
+    }
+}
+
+/// Accepts events.
+///
+/// The good events of a batch are accepted beside bad ones. Send an event again whenever the answer was lost: the same `source` and `id`
+/// has its effects once.
+#[utoipa::path(
+    post, path = "/v1/events", tag = "events", security(("api_key" = ["events"])),
+    request_body(description = "One event, or a batch of them; binary mode takes the attributes from `ce-` headers", content(
+        (CloudEvent = "application/cloudevents+json"),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json"),
+    )),
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and request again give the same answer for 24 h")),
+    responses(
+        (status = 202, description = "On the log", body = Accepted, example = json!({
+            "accepted": 1, "events": [{"id": "order-1001", "event_id": "c55d7c6f-9f0e-5b14-8f3d-0e8f1d7b8a61"}],
+            "rejected": [{"index": 1, "field": "subject", "detail": "is missing", "remedy": "send the client_user_id of the member"}]
+        })),
+        (status = 400, description = "Not readable", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "Too large", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Not JSON", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "No event is acceptable; `rejected` says why", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The log does not answer: send it again", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn accept(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Accepted>), Problem> {
+    caller.require(Scope::Events)?;
+    let body = shared.read(&headers, body, shared.api.limits.events_bytes).await?;
+    let (appends, answer) = match judge(&shared, &caller, &headers, &body) {
+        Ok(judged) => judged,
+        Err(problem) => {
+            shared.api.observer.rejected(if problem.status() == 422 { "invalid" } else { "malformed" });
+            return Err(problem);
+        }
+    };
+    for _ in &answer.rejected {
+        shared.api.observer.rejected("invalid");
+    }
+    if answer.events.is_empty() && !answer.rejected.is_empty() {
+        let problem =
+            Problem::invalid("body", "no event of the batch is acceptable", "see `rejected` for each event's");
+        return Err(problem.with("rejected", &answer.rejected));
+    }
+    if !appends.is_empty() {
+        shared.api.log.append(appends).await?;
+        shared.api.observer.accepted(caller.project(), answer.accepted);
+    }
+    Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+/// What is to be appended, and what to answer then.
+fn judge(
+    shared: &Shared,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<(Vec<Append>, Accepted), Problem> {
+    let (project, now) = (caller.project(), shared.now());
+    let mut answer = Accepted::default();
+    let mut appends = Vec::new();
+    let mut take = |event: Event, answer: &mut Accepted| -> Result<(), CodecError> {
+        appends.push(append(&event)?);
+        answer.accepted += 1;
+        answer.events.push(AcceptedEvent { event_id: event.event_id(), id: event.id });
+        Ok(())
+    };
+    match mode(headers, body)? {
+        Mode::Batched => {
+            let elements = split_batch(body, shared.api.limits.batch_events)
+                .map_err(|e| Problem::malformed(e.field, e.detail, e.remedy))?;
+            answer.events.reserve(elements.len());
+            for (index, element) in elements.into_iter().enumerate() {
+                match parse_structured(element.get(), project, now) {
+                    Ok(event) => take(event, &mut answer)?,
+                    Err(error) => answer.rejected.push(RejectedEvent { index, error }),
+                }
+            }
+        }
+        Mode::Structured => {
+            let text = std::str::from_utf8(body)
+                .map_err(|e| Problem::malformed("body", format!("is not UTF-8: {e}"), "send JSON in UTF-8"))?;
+            take(parse_structured(text, project, now).map_err(single)?, &mut answer)?;
+        }
+        Mode::Binary => {
+            let header = |name: &str| headers.get(name).map(axum::http::HeaderValue::as_bytes);
+            let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+            take(parse_binary(header, content_type, body, project, now).map_err(single)?, &mut answer)?;
+        }
+    }
+    Ok((appends, answer))
+}
+
+/// A single event that cannot be read as a whole is malformed; one with a bad attribute is invalid.
+fn single(error: FieldError) -> Problem {
+    if error.field == "event" { Problem::malformed(error.field, error.detail, error.remedy) } else { error.into() }
+}
+
+fn append(event: &Event) -> Result<Append, CodecError> {
+    let member = event.subject.as_deref().unwrap_or_default();
+    let key = MemberKey::new(event.project.as_str(), member).to_string().into_bytes();
+    Ok(Append { topic: Topic::Events, key, payload: encode(event)?, headers: Vec::new() })
+}

@@ -1,0 +1,337 @@
+//! `/v1/members/{id}`: read a profile, and change or remove it by a command on the log under the member's key (law 3).
+//! Only the `members` processor writes profiles; this door waits until it did, so that a caller reads its own write.
+
+use super::{
+    Shared,
+    auth::{Caller, Scope},
+    extract::Segment,
+    problem::{FieldError, Problem, ProblemDocument},
+    profile,
+};
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use bellwether_connectors::log::Append;
+use bellwether_schemas::{
+    Channel, MemberKey, Timestamp, Topic,
+    codec::{CodecError, encode},
+    member::{AddressState, Patch, Profile},
+    records::{MemberAction, MemberCommand},
+    rows::Row,
+    tables::{MemberRow, PROFILE},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+/// First and longest pause between two looks at the profile.
+const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+
+/// A member as the API shows one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "anna", "email": "anna@example.org", "phone": "+4915112345678", "locale": "de-DE", "time_zone": "Europe/Berlin",
+    "channels": ["email"], "opt_ins": {"email": true}, "attributes": {"tier": "gold"},
+    "addresses": {"email": [{"address": "anna@example.org", "state": "active", "since": "2026-03-01T12:00:00Z"}]},
+    "created_at": "2026-03-01T12:00:00Z", "updated_at": "2026-03-01T12:00:00Z"
+}))]
+pub struct Member {
+    /// `client_user_id`.
+    pub id: String,
+    /// Preferred e-mail address.
+    pub email: Option<String>,
+    /// Preferred phone, E.164.
+    pub phone: Option<String>,
+    /// Locale (BCP 47).
+    pub locale: Option<String>,
+    /// Time zone (IANA name).
+    pub time_zone: Option<String>,
+    /// Preferred channels, in order.
+    #[schema(value_type = Vec<String>)]
+    pub channels: Vec<Channel>,
+    /// Opt-ins by channel; absent where the member never said.
+    #[schema(value_type = std::collections::HashMap<String, bool>)]
+    pub opt_ins: BTreeMap<Channel, bool>,
+    /// Anything the client keeps.
+    #[schema(value_type = Object)]
+    pub attributes: Map<String, Value>,
+    /// Every address by channel, with its state.
+    #[schema(value_type = std::collections::HashMap<String, Vec<MemberAddress>>)]
+    pub addresses: BTreeMap<Channel, Vec<MemberAddress>>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub updated_at: String,
+}
+
+/// Where a member can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemberAddress {
+    /// In the channel's normal form.
+    pub address: String,
+    /// `active` or `suppressed`.
+    #[schema(value_type = String, example = "active")]
+    pub state: AddressState,
+    /// Why it is suppressed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// RFC 3339.
+    pub since: String,
+}
+
+/// A change that is on the log for certain, and was not applied within the deadline.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Pending {
+    /// `client_user_id`.
+    pub id: String,
+    /// Always false here.
+    pub applied: bool,
+    /// What that means.
+    pub detail: String,
+}
+
+/// What a client may say of a member: absent stays, null goes, everything else is refused.
+#[derive(ToSchema)]
+#[allow(dead_code)] // For the OpenAPI document alone: the reader is `profile`.
+#[schema(example = json!({"email": "anna@example.org", "time_zone": "Europe/Berlin", "opt_ins": {"email": true}}))]
+pub struct MemberPatch {
+    /// E-mail address, without a display name.
+    email: Option<String>,
+    /// Phone; without a country code it is read in the project's default region.
+    phone: Option<String>,
+    /// Locale (BCP 47).
+    locale: Option<String>,
+    /// Time zone (IANA name).
+    time_zone: Option<String>,
+    /// Preferred channels, in order.
+    channels: Option<Vec<String>>,
+    /// Merged by channel; null withdraws a statement.
+    opt_ins: Option<std::collections::HashMap<String, Option<bool>>>,
+    /// Merged by name; null removes one.
+    #[schema(value_type = Object)]
+    attributes: Option<Value>,
+}
+
+impl Member {
+    fn new(id: String, profile: Profile) -> Self {
+        let first = |channel| profile.addresses.get(&channel).and_then(|a| a.first()).map(|a| a.address.clone());
+        let (email, phone) = (first(Channel::Email), first(Channel::Sms));
+        let shown = |a: bellwether_schemas::member::Address| MemberAddress {
+            address: a.address,
+            state: a.state,
+            reason: a.reason,
+            since: a.since.to_string(),
+        };
+        let addresses = profile.addresses.into_iter();
+        Self {
+            id,
+            email,
+            phone,
+            locale: profile.locale,
+            time_zone: profile.time_zone,
+            channels: profile.channels,
+            opt_ins: profile.opt_ins,
+            attributes: profile.attributes,
+            addresses: addresses.map(|(channel, list)| (channel, list.into_iter().map(shown).collect())).collect(),
+            created_at: profile.created_at.to_string(),
+            updated_at: profile.updated_at.to_string(),
+        }
+    }
+}
+
+/// Reads a member.
+#[utoipa::path(
+    get, path = "/v1/members/{id}", tag = "members", security(("api_key" = ["members"])),
+    params(("id" = String, Path, description = "client_user_id", example = "anna")),
+    responses(
+        (status = 200, description = "The member", body = Member),
+        (status = 404, description = "No such member", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn read(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    Segment(id): Segment<String>,
+) -> Result<Json<Member>, Problem> {
+    caller.require(Scope::Members)?;
+    profile::member_id(&id)?;
+    let profile = shared.profile(caller.project(), &id).await?.ok_or_else(|| no_member(&id))?;
+    Ok(Json(Member::new(id, profile)))
+}
+
+/// Creates or changes a member.
+#[utoipa::path(
+    put, path = "/v1/members/{id}", tag = "members", security(("api_key" = ["members"])), request_body = MemberPatch,
+    params(
+        ("id" = String, Path, description = "client_user_id, 1 to 256 bytes. Percent-encode it; the id `import` must be written `%69mport`", example = "anna"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and request again give the same answer for 24 h"),
+    ),
+    responses(
+        (status = 200, description = "Changed", body = Member),
+        (status = 201, description = "Created", body = Member),
+        (status = 202, description = "On the log, but not applied within the deadline", body = Pending),
+        (status = 400, description = "Not readable", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "A field is not acceptable", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Log or store do not answer", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn upsert(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    Segment(id): Segment<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    caller.require(Scope::Members)?;
+    profile::member_id(&id)?;
+    let body = shared.read(&headers, body, shared.api.limits.body_bytes).await?;
+    let fields: Map<String, Value> = serde_json::from_slice(&body).map_err(|error| {
+        Problem::malformed(
+            "body",
+            format!("the body is not a JSON object: {error}"),
+            "send an object of the member's fields",
+        )
+    })?;
+    let patch = profile::patch(fields, shared.default_region(caller.project()).as_deref())?;
+    let existed = shared.profile(caller.project(), &id).await?.is_some();
+    let command = upsert_command(&caller, id.clone(), &patch, shared.now())?;
+    let offset = shared.command(&command).await?;
+    let applied = |profile: &Option<Profile>| profile.as_ref().is_some_and(|p| p.applied >= offset);
+    Ok(match shared.wait_for(caller.project(), &id, applied).await? {
+        Waited::Applied(Some(profile)) => {
+            let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
+            (status, Json(Member::new(id, profile))).into_response()
+        }
+        Waited::Applied(None) | Waited::Late => pending(id),
+    })
+}
+
+/// Removes a member.
+#[utoipa::path(
+    delete, path = "/v1/members/{id}", tag = "members", security(("api_key" = ["members"])),
+    params(
+        ("id" = String, Path, description = "client_user_id", example = "anna"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and request again give the same answer for 24 h"),
+    ),
+    responses(
+        (status = 204, description = "Removed"),
+        (status = 202, description = "On the log, but not applied within the deadline", body = Pending),
+        (status = 404, description = "No such member", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Log or store do not answer", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn remove(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    Segment(id): Segment<String>,
+) -> Result<Response, Problem> {
+    caller.require(Scope::Members)?;
+    profile::member_id(&id)?;
+    if shared.profile(caller.project(), &id).await?.is_none() {
+        return Err(no_member(&id));
+    }
+    let command = MemberCommand {
+        action: MemberAction::Delete,
+        patch: None,
+        ..upsert_command(&caller, id.clone(), &Patch::default(), shared.now())?
+    };
+    let offset = shared.command(&command).await?;
+    // Somebody may create the member anew right behind: a newer profile says as well that ours was applied.
+    let gone = |profile: &Option<Profile>| profile.as_ref().is_none_or(|p| p.applied > offset);
+    Ok(match shared.wait_for(caller.project(), &id, gone).await? {
+        Waited::Applied(_) => StatusCode::NO_CONTENT.into_response(),
+        Waited::Late => pending(id),
+    })
+}
+
+fn no_member(id: &str) -> Problem {
+    Problem::not_found(format!("the project has no member `{id}`"), "create it by PUT /v1/members/{id}").at("id")
+}
+
+fn pending(id: String) -> Response {
+    let detail = "the change is on the log and will be applied; read the member again later";
+    (StatusCode::ACCEPTED, Json(Pending { id, applied: false, detail: detail.into() })).into_response()
+}
+
+/// The command to create or change a member.
+pub(super) fn upsert_command(
+    caller: &Caller,
+    member: String,
+    patch: &Patch,
+    at: Timestamp,
+) -> Result<MemberCommand, FieldError> {
+    let patch = serde_json::to_string(patch)
+        .map_err(|error| FieldError::new("body", format!("cannot be written: {error}"), "send plain JSON values"))?;
+    Ok(MemberCommand {
+        project: caller.project().into(),
+        member,
+        at,
+        actor: caller.0.name.clone(),
+        action: MemberAction::Upsert,
+        patch: Some(patch),
+        channel: None,
+        address: None,
+        reason: None,
+    })
+}
+
+/// A command as it goes on the log.
+pub(super) fn append(command: &MemberCommand) -> Result<Append, CodecError> {
+    let key = MemberKey::new(command.project.as_str(), command.member.as_str()).to_string().into_bytes();
+    Ok(Append { topic: Topic::Members, key, payload: encode(command)?, headers: Vec::new() })
+}
+
+/// How a wait for the applier ended.
+enum Waited {
+    Applied(Option<Profile>),
+    Late,
+}
+
+impl Shared {
+    /// The profile of a member.
+    async fn profile(&self, project: &str, member: &str) -> Result<Option<Profile>, Problem> {
+        let read = MemberRow::read_one(project, member, PROFILE, "");
+        let rows = self.api.store.read(&[read]).await?.into_iter().flatten().next();
+        rows.map(|cells| Profile::from_row(&MemberRow::from_cells(cells)?)).transpose().map_err(Problem::from)
+    }
+
+    /// The region that phones without a country code are read in.
+    pub(super) fn default_region(&self, project: &str) -> Option<String> {
+        self.api.definitions.borrow().get(project)?.document.project.default_region.clone()
+    }
+
+    /// Appends a command and returns its offset.
+    async fn command(&self, command: &MemberCommand) -> Result<i64, Problem> {
+        let positions = self.api.log.append(vec![append(command)?]).await?;
+        positions.first().and_then(|p| i64::try_from(p.offset).ok()).ok_or_else(Problem::internal)
+    }
+
+    /// Looks at the profile until it is as wanted or the deadline is over. The applier may be another process, and the store has no
+    /// notifications; so this asks, at growing intervals, for at most [`super::Limits::apply_deadline`].
+    async fn wait_for(
+        &self,
+        project: &str,
+        member: &str,
+        done: impl Fn(&Option<Profile>) -> bool,
+    ) -> Result<Waited, Problem> {
+        let deadline = Instant::now() + self.api.limits.apply_deadline;
+        let mut pause = POLL.0;
+        loop {
+            let profile = self.profile(project, member).await?;
+            if done(&profile) {
+                return Ok(Waited::Applied(profile));
+            }
+            if Instant::now() >= deadline {
+                return Ok(Waited::Late);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(POLL.1);
+        }
+    }
+}

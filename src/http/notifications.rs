@@ -1,0 +1,117 @@
+//! `GET /v1/notifications/{id}`: the whole story of one notification, in order, and where it stands now.
+//! Reads what `track` wrote; decides nothing but the order.
+
+use super::{
+    Shared,
+    auth::{Caller, Scope},
+    extract::Segment,
+    problem::{Problem, ProblemDocument},
+};
+use axum::{Json, extract::State};
+use bellwether_schemas::{
+    records::{Outcome, ReceiptKind},
+    rows::{Read, Row},
+    tables::StoryRow,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::sync::Arc;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// Most lines of a story that are read; a message that is tried and opened a lot has some dozens.
+const MAX_LINES: usize = 1_000;
+
+/// The story of one notification.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "0b8d6a52-6b3f-5a8e-9a60-0ad2b52e3c11", "member": "anna", "status": "delivered",
+    "story": [{"at": "2026-03-01T12:00:00.1Z", "kind": "decision", "outcome": "routed", "channel": "sms",
+        "delivery": "4b1c64a2-0e7f-5d0c-8a55-1d4bb0a75e11", "detail": {"flow": "order-placed", "template": "order", "trace": []}}]
+}))]
+pub struct Story {
+    /// Notification.
+    pub id: Uuid,
+    /// `client_user_id`.
+    pub member: String,
+    /// The furthest receipt, whatever order they came in; before any receipt the decision's outcome.
+    pub status: String,
+    /// All that happened, in order.
+    pub story: Vec<Line>,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Line {
+    /// RFC 3339.
+    pub at: String,
+    /// `decision` or `receipt`.
+    pub kind: String,
+    /// The decision's outcome or the receipt's kind.
+    pub outcome: String,
+    /// Channel, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// Delivery, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Uuid>,
+    /// The whole decision or receipt: flow, template, trace of channels, attempt, provider and its words.
+    #[schema(value_type = Object)]
+    pub detail: Value,
+}
+
+/// Tells the story of a notification.
+#[utoipa::path(
+    get, path = "/v1/notifications/{id}", tag = "notifications", security(("api_key" = ["notifications"])),
+    params(("id" = Uuid, Path, description = "Notification")),
+    responses(
+        (status = 200, description = "The story", body = Story),
+        (status = 404, description = "The project has no such notification", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn story(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    Segment(id): Segment<Uuid>,
+) -> Result<Json<Story>, Problem> {
+    caller.require(Scope::Notifications)?;
+    let read = Read { limit: Some(MAX_LINES), ..StoryRow::read_all(id) };
+    let mut rows = Vec::new();
+    for cells in shared.api.store.read(&[read]).await?.into_iter().flatten() {
+        rows.push(StoryRow::from_cells(cells)?);
+    }
+    // Another project's notification is as unknown as none.
+    rows.retain(|row| row.project == caller.project());
+    let Some(member) = rows.first().map(|row| row.member.clone()) else {
+        let remedy = "check the id; a notification is known once it was decided about";
+        return Err(Problem::not_found(format!("the project has no notification {id}"), remedy).at("id"));
+    };
+    rows.sort_by_key(|row| (row.at, row.kind != DECISION, rank(row), row.id));
+    let status = status(&rows).to_owned();
+    Ok(Json(Story { id, member, status, story: rows.into_iter().map(line).collect() }))
+}
+
+const DECISION: &str = "decision";
+
+fn rank(row: &StoryRow) -> Option<u8> {
+    ReceiptKind::ALL.into_iter().find(|kind| row.kind != DECISION && kind.name() == row.outcome).map(ReceiptKind::rank)
+}
+
+/// Where a notification stands. A duplicate that came later changes nothing.
+fn status(rows: &[StoryRow]) -> &str {
+    let receipt = rows.iter().filter(|row| rank(row).is_some()).max_by_key(|row| rank(row));
+    let decisions = || rows.iter().rev().filter(|row| row.kind == DECISION);
+    let decision = decisions().find(|row| row.outcome != Outcome::Duplicate.name()).or_else(|| decisions().next());
+    receipt.or(decision).map_or("", |row| row.outcome.as_str())
+}
+
+fn line(row: StoryRow) -> Line {
+    Line {
+        at: row.at.to_string(),
+        kind: row.kind,
+        outcome: row.outcome,
+        channel: row.channel,
+        delivery: row.delivery,
+        detail: serde_json::from_str(&row.detail).unwrap_or(Value::String(row.detail)),
+    }
+}

@@ -1,0 +1,829 @@
+//! The API as its callers see it, over real HTTP against doubles of log and store.
+
+#![allow(clippy::unwrap_used)]
+
+use super::{
+    ROUTES,
+    test_support::{Answer, House, JSON, NOW, shop},
+};
+use bellwether_schemas::{
+    EventId, Topic,
+    codec::encode,
+    ids::EntryId,
+    member::Patch,
+    records::{DeadLetter, DefinitionSet, Event, Header, MemberAction, MemberCommand, Reason, Receipt},
+    tables::{AggregateRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow, MemberRow, StoryRow},
+};
+use futures::StreamExt;
+use proptest::prelude::*;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::{
+    sync::atomic::Ordering::SeqCst,
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+fn event(id: &str) -> Value {
+    json!({"specversion": "1.0", "id": id, "source": "/shop", "type": "order.placed", "subject": "anna", "data": {"n": 1}})
+}
+
+async fn events(house: &House, media_type: &str, body: impl ToString) -> Answer {
+    house.call(Method::POST, "/v1/events", "events", &[("content-type", media_type)], body.to_string()).await
+}
+
+#[tokio::test]
+async fn an_event_is_accepted_in_every_mode_and_is_on_the_log_by_then() {
+    let house = House::new().await;
+    let structured = events(&house, "application/cloudevents+json; charset=utf-8", event("a")).await;
+    let batched = events(&house, "application/cloudevents-batch+json", json!([event("b"), event("c")])).await;
+    let headers = [
+        JSON,
+        ("ce-specversion", "1.0"),
+        ("ce-id", "d"),
+        ("ce-source", "/shop"),
+        ("ce-type", "order.placed"),
+        ("ce-subject", "anna%2Fb"),
+    ];
+    let binary = house.call(Method::POST, "/v1/events", "events", &headers, r#"{"n": 2}"#).await;
+    let by_shape =
+        [events(&house, "application/json", event("e")).await, events(&house, JSON.1, json!([event("f")])).await];
+    for answer in [&structured, &batched, &binary, &by_shape[0], &by_shape[1]] {
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        assert_eq!(answer.body["rejected"], json!([]));
+    }
+    assert_eq!(structured.body["events"][0]["event_id"], EventId::derive("shop", "/shop", "a").to_string());
+    let logged: Vec<Event> = house.log.decoded(Topic::Events);
+    let ids: Vec<_> = logged.iter().map(|event| event.id.as_str()).collect();
+    assert_eq!(ids, ["a", "b", "c", "d", "e", "f"]);
+    assert!(logged.iter().all(|event| event.project == "shop" && event.accepted_at == NOW && event.time == NOW));
+    let keys: Vec<_> =
+        house.log.appended(Topic::Events).into_iter().map(|a| String::from_utf8(a.key).unwrap()).collect();
+    assert_eq!((keys[0].as_str(), keys[3].as_str()), ("shop/anna", "shop/anna/b"));
+    assert_eq!(logged[3].data, r#"{"n": 2}"#);
+    assert_eq!(
+        house.told.all(),
+        ["accepted shop 1", "accepted shop 2", "accepted shop 1", "accepted shop 1", "accepted shop 1"]
+    );
+}
+
+#[tokio::test]
+async fn a_bad_event_harms_no_neighbour() {
+    let house = House::new().await;
+    let mut nobody = event("b");
+    nobody["subject"] = Value::Null;
+    let batch = format!("[{}, {nobody}, 7, {{\"id\": \"\\ud800\"}}, {}]", event("a"), event("c"));
+    let answer = events(&house, "application/cloudevents-batch+json", batch).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["accepted"]), (202, &json!(2)));
+    let rejected: Vec<_> =
+        answer.body["rejected"].as_array().unwrap().iter().map(|r| (&r["index"], &r["field"])).collect();
+    assert_eq!(rejected, [(&json!(1), &json!("subject")), (&json!(2), &json!("event")), (&json!(3), &json!("id"))]);
+    assert!(
+        answer.body["rejected"].as_array().unwrap().iter().all(|r| r["remedy"].is_string() && r["detail"].is_string())
+    );
+    let logged: Vec<Event> = house.log.decoded(Topic::Events);
+    assert_eq!(logged.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+
+    let answer = events(&house, "application/cloudevents-batch+json", json!([nobody, 7])).await;
+    assert_eq!(answer.problem(422, "body")["rejected"].as_array().unwrap().len(), 2);
+    events(&house, JSON.1, &nobody).await.problem(422, "subject");
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_event_is_refused_by_what_is_wrong_with_it() {
+    let house = House::with(|limits| {
+        limits.events_bytes = 2_000;
+        limits.batch_events = 3;
+    })
+    .await;
+    events(&house, JSON.1, "{").await.problem(400, "event");
+    events(&house, JSON.1, "").await.problem(400, "event");
+    events(&house, JSON.1, "[1,").await.problem(400, "body");
+    events(&house, JSON.1, "[1,2,3,4]").await.problem(400, "body");
+    events(&house, "text/plain", event("a")).await.problem(415, "Content-Type");
+    events(&house, "application/cloudevents+avro", event("a")).await.problem(415, "Content-Type");
+    events(&house, JSON.1, "x".repeat(2_001)).await.problem(413, "body");
+    let endless = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 500])).take(10);
+    let chunked = reqwest::Body::wrap_stream(endless);
+    house.call(Method::POST, "/v1/events", "events", &[JSON], chunked).await.problem(413, "body");
+    assert!(house.log.appended(Topic::Events).is_empty());
+}
+
+#[tokio::test]
+async fn an_event_is_not_acknowledged_while_the_log_is_down() {
+    let house = House::new().await;
+    house.log.down.store(true, SeqCst);
+    let answer = events(&house, JSON.1, event("a")).await;
+    assert_eq!((answer.status.as_u16(), answer.headers["retry-after"].to_str().unwrap()), (503, "1"));
+    assert!(!answer.is_problem().to_string().contains("10.0.0.7"), "what the log says of itself stays inside");
+    assert!(house.told.all().is_empty());
+}
+
+#[tokio::test]
+async fn a_request_that_hangs_is_ended() {
+    let house = House::with(|limits| limits.request_timeout = Duration::from_millis(50)).await;
+    house.log.stuck.store(true, SeqCst);
+    let answer = events(&house, JSON.1, event("a")).await;
+    assert_eq!(answer.status, 503);
+    answer.is_problem();
+}
+
+#[tokio::test]
+async fn every_route_wants_a_known_key_with_its_scope() {
+    let house = House::new().await;
+    let open = ["/livez", "/readyz", "/metrics", "/openapi.json"];
+    let scope_of = |path: &str| match path.split('/').nth(2).unwrap_or_default() {
+        "events" => "events",
+        "members" | "imports" => "members",
+        "notifications" => "notifications",
+        "stats" => "stats",
+        "definitions" => "definitions",
+        "dead-letters" => "dead_letters",
+        _ => "",
+    };
+    for (path, methods) in ROUTES {
+        let scope = scope_of(path);
+        let concrete = path.replace("{id}", &Uuid::nil().to_string()).replace("{provider}", "p");
+        for method in *methods {
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let call = async |key: &str| {
+                house.call(method.clone(), &concrete, key, &[("content-type", "text/csv")], "id\n").await
+            };
+            if open.contains(path) {
+                assert_eq!(call("").await.status, 200, "{path}");
+                continue;
+            }
+            if scope.is_empty() {
+                continue; // Webhooks are signed instead.
+            }
+            for key in ["", "nobody"] {
+                let answer = call(key).await;
+                answer.problem(401, "Authorization");
+                assert_eq!(answer.headers["www-authenticate"], "Bearer");
+            }
+            let other = if scope == "events" { "stats" } else { "events" };
+            let answer = call(other).await;
+            assert_eq!(
+                (answer.status.as_u16(), &answer.is_problem()["scope"]),
+                (403, &json!(scope)),
+                "{method} {path}"
+            );
+            assert!(answer.body["remedy"].as_str().unwrap().contains(scope));
+            let answer = call(scope).await;
+            assert!(!matches!(answer.status.as_u16(), 401 | 403 | 405), "{method} {path}: {}", answer.body);
+            assert_ne!(answer.body["field"], "path", "{path} is routed");
+        }
+        for method in ["get", "put", "post", "delete", "patch"].iter().filter(|method| !methods.contains(method)) {
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let answer = house.call(method.clone(), &concrete, "all", &[], "").await;
+            assert_eq!(answer.status, 405, "{method} {path}");
+            answer.is_problem();
+        }
+    }
+    house.get("/v1/nothing").await.problem(404, "path");
+}
+
+#[tokio::test]
+async fn a_member_is_created_changed_read_and_removed() {
+    let house = House::new().await;
+    let path = "/v1/members/anna%2Fb";
+    house.get(path).await.problem(404, "id");
+    let answer = house
+        .put(path, &json!({"email": "Anna@Example.org", "phone": "0151 12345678", "attributes": {"tier": "gold"}}))
+        .await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert_eq!((&answer.body["id"], &answer.body["email"]), (&json!("anna/b"), &json!("Anna@example.org")));
+    assert_eq!(answer.body["phone"], "+4915112345678");
+    let answer = house.put(path, &json!({"locale": "de-de", "phone": null})).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.body["locale"], &answer.body["phone"]),
+        (200, &json!("de-DE"), &Value::Null)
+    );
+    let read = house.get(path).await;
+    assert_eq!((read.status.as_u16(), &read.body), (200, &answer.body));
+    let foreign = house.call(Method::GET, path, "other", &[], "").await;
+    foreign.problem(404, "id");
+
+    let removed = house.call(Method::DELETE, path, "members", &[], "").await;
+    assert_eq!((removed.status.as_u16(), removed.body), (204, json!("")));
+    house.get(path).await.problem(404, "id");
+    house.call(Method::DELETE, path, "members", &[], "").await.problem(404, "id");
+
+    let commands: Vec<MemberCommand> = house.log.decoded(Topic::Members);
+    assert_eq!(
+        commands.iter().map(|c| c.action).collect::<Vec<_>>(),
+        [MemberAction::Upsert, MemberAction::Upsert, MemberAction::Delete]
+    );
+    assert!(commands.iter().all(|c| c.project == "shop" && c.member == "anna/b" && c.at == NOW));
+    assert_eq!((commands[0].actor.as_str(), commands[2].actor.as_str()), ("all", "members"));
+    let patch: Patch = serde_json::from_str(commands[1].patch.as_deref().unwrap()).unwrap();
+    assert_eq!(patch, Patch { locale: Some(Some("de-DE".into())), phone: Some(None), ..Patch::default() });
+}
+
+#[tokio::test]
+async fn a_bad_member_is_refused_by_field_and_leaves_nothing() {
+    let house = House::new().await;
+    for (body, field) in [
+        (json!({"email": "nobody"}), "email"),
+        (json!({"phone": "12"}), "phone"),
+        (json!({"time_zone": "Mars/Olympus"}), "time_zone"),
+        (json!({"opt_ins": {"fax": true}}), "opt_ins.fax"),
+        (json!({"emial": "a@b.org"}), "emial"),
+    ] {
+        house.put("/v1/members/anna", &body).await.problem(422, field);
+    }
+    house.put("/v1/members/anna", &json!([])).await.problem(400, "body");
+    house.put(&format!("/v1/members/{}", "x".repeat(257)), &json!({})).await.problem(422, "id");
+    house.put("/v1/members/%00", &json!({})).await.problem(422, "id");
+    house.put("/v1/members/%ff", &json!({})).await.problem(400, "path");
+    assert!(house.log.appended(Topic::Members).is_empty());
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_applies_is_told_as_pending() {
+    let house = House::new().await;
+    house.put("/v1/members/anna", &json!({"locale": "en"})).await;
+    house.log.applying.store(false, SeqCst);
+    let answer = house.put("/v1/members/anna", &json!({"locale": "de"})).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["applied"]), (202, &json!(false)));
+    let answer = house.call(Method::DELETE, "/v1/members/anna", "all", &[], "").await;
+    assert_eq!((answer.status.as_u16(), &answer.body["applied"]), (202, &json!(false)));
+}
+
+async fn import(house: &House, id: Uuid, body: impl Into<reqwest::Body>) -> Answer {
+    let headers = [("content-type", "text/csv"), ("import-id", &id.to_string())];
+    house.call(Method::POST, "/v1/members/import", "members", &headers, body).await
+}
+
+#[tokio::test]
+async fn an_import_takes_every_good_row_and_reports_every_bad_one() {
+    let house = House::new().await;
+    let mut csv = String::from("id,email,phone,locale\n");
+    for n in 0..1_200 {
+        let email = if n % 100 == 7 { "nobody".into() } else { format!("m{n}@example.org") };
+        csv.push_str(&format!("m{n},{email},,de\n"));
+    }
+    csv.push_str("x,\"never closed\nlast,last@example.org,+4915112345678,en");
+    let id = Uuid::from_u128(7);
+    let answer = import(&house, id, csv).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.headers["import-id"], id.to_string().as_str());
+    let counts = ["read", "accepted", "rejected", "all_applied"].map(|name| answer.body[name].clone());
+    assert_eq!(counts, [json!(1202), json!(1189), json!(13), json!(true)]);
+    assert_eq!(answer.body["first_rejects"][0]["line"], 9);
+    assert_eq!(answer.body["first_rejects"][0]["raw"], "m7,nobody,,de");
+    assert_eq!(answer.body["first_rejects"][12]["line"], 1202);
+    assert_eq!(house.store.all::<MemberRow>().len(), 1189);
+
+    let progress = house.get(&format!("/v1/imports/{id}")).await;
+    assert_eq!(
+        (&progress.body["accepted"], &progress.body["finished_at"]),
+        (&json!(1189), &json!("2026-03-01T12:00:00Z"))
+    );
+    let mut lines = Vec::new();
+    let mut after = json!(0);
+    while !after.is_null() {
+        let page = house.get(&format!("/v1/imports/{id}/rejects?after={after}&limit=5")).await;
+        lines.extend(page.body["rejects"].as_array().unwrap().iter().map(|r| r["line"].as_i64().unwrap()));
+        after = page.body["next"].clone();
+    }
+    assert_eq!(lines, [9, 109, 209, 309, 409, 509, 609, 709, 809, 909, 1009, 1109, 1202]);
+    let foreign = house.call(Method::GET, &format!("/v1/imports/{id}"), "other", &[], "").await;
+    assert_eq!(foreign.status, 404);
+    let kept = house.store.ttls::<ImportRejectRow>();
+    assert!(
+        kept.iter().chain(&house.store.ttls::<ImportRow>()).all(|ttl| *ttl == Some(Duration::from_secs(30 * 86_400)))
+    );
+    import(&house, id, "id\na").await.problem(409, "Import-Id");
+}
+
+#[tokio::test]
+async fn an_import_tells_what_it_did_before_it_failed() {
+    let house = House::new().await;
+    import(&house, Uuid::from_u128(1), "id,nonsense\na,b\n").await.problem(422, "header");
+    let headers = [("content-type", "image/png")];
+    let answer = house.call(Method::POST, "/v1/members/import", "members", &headers, "id\n").await;
+    answer.problem(415, "Content-Type");
+    let ndjson = "{\"id\": \"a\"}\n{\"id\": 7}\n";
+    let answer = house.call(Method::POST, "/v1/members/import?format=ndjson", "members", &[], ndjson).await;
+    assert_eq!((&answer.body["accepted"], &answer.body["rejected"]), (&json!(1), &json!(1)));
+
+    house.log.down.store(true, SeqCst);
+    let answer = import(&house, Uuid::from_u128(2), "id\na\nb\n").await;
+    assert_eq!((answer.status.as_u16(), &answer.is_problem()["import"]["accepted"]), (503, &json!(0)));
+    assert_eq!(house.get(&format!("/v1/imports/{}", Uuid::from_u128(2))).await.body["finished_at"], Value::Null);
+}
+
+#[tokio::test]
+async fn rows_that_came_before_an_upload_broke_off_are_kept() {
+    let house = House::with(|limits| limits.import_idle = Duration::from_millis(200)).await;
+    let id = Uuid::from_u128(3);
+    let head = futures::stream::iter([Ok::<_, std::io::Error>("id,email\na,a@example.org\nb,b@exam")]);
+    let body = reqwest::Body::wrap_stream(head.chain(futures::stream::pending()));
+    let answer = import(&house, id, body).await;
+    assert_eq!(answer.problem(400, "body")["import"]["accepted"], 1);
+    assert_eq!(house.store.all::<MemberRow>().len(), 1);
+    assert_eq!(house.get(&format!("/v1/imports/{id}")).await.body["finished_at"], Value::Null);
+}
+
+fn story_row(id: u128, at: i64, kind: &str, outcome: &str) -> StoryRow {
+    StoryRow {
+        notification: Uuid::from_u128(1),
+        id: Uuid::from_u128(id),
+        project: "shop".into(),
+        member: "anna".into(),
+        at: bellwether_schemas::Timestamp(NOW.0 + at),
+        kind: kind.into(),
+        outcome: outcome.into(),
+        delivery: None,
+        channel: Some("sms".into()),
+        detail: json!({"n": at}).to_string(),
+        position: "receipts/0/0".into(),
+    }
+}
+
+#[tokio::test]
+async fn a_story_is_told_in_order_and_its_status_is_the_furthest_receipt() {
+    let house = House::new().await;
+    let path = format!("/v1/notifications/{}", Uuid::from_u128(1));
+    house.get(&path).await.problem(404, "id");
+    house.get("/v1/notifications/7").await.problem(400, "path");
+    house.store.put(story_row(9, 0, "decision", "routed"));
+    house.store.put(story_row(1, 5, "decision", "duplicate"));
+    assert_eq!(house.get(&path).await.body["status"], "routed", "a later duplicate changes nothing");
+    house.store.put(story_row(2, 0, "receipt", "deferred"));
+    house.store.put(story_row(3, 20, "receipt", "sent"));
+    house.store.put(story_row(4, 10, "receipt", "delivered"));
+    let answer = house.get(&path).await;
+    assert_eq!((&answer.body["status"], &answer.body["member"]), (&json!("delivered"), &json!("anna")));
+    let told: Vec<_> =
+        answer.body["story"].as_array().unwrap().iter().map(|line| line["outcome"].as_str().unwrap()).collect();
+    assert_eq!(told, ["routed", "deferred", "duplicate", "delivered", "sent"]);
+    assert_eq!(answer.body["story"][3]["detail"], json!({"n": 10}));
+    house.call(Method::GET, &path, "other", &[], "").await.problem(404, "id");
+}
+
+#[tokio::test]
+async fn figures_are_summed_over_sources_and_grouped() {
+    let house = House::new().await;
+    let put = |project: &str, day: &str, template: &str, channel: &str, source: &str, value| {
+        let (project, day, template, channel) = (project.into(), day.into(), template.into(), channel.into());
+        let (metric, source) = ("sent".into(), source.into());
+        house.store.put(AggregateRow { project, day, template, channel, metric, source, value, included: 1 });
+    };
+    put("shop", "2026-02-28", "order", "sms", "receipts/0", 1);
+    put("shop", "2026-03-01", "order", "sms", "receipts/0", 2);
+    put("shop", "2026-03-01", "order", "sms", "receipts/1", 4);
+    put("shop", "2026-03-01", "order", "email", "receipts/1", 8);
+    put("shop", "2026-03-01", "news", "email", "receipts/1", 16);
+    put("other", "2026-03-01", "order", "sms", "receipts/0", 1000);
+    let rows = async |query: &str| house.get(&format!("/v1/stats{query}")).await.body["rows"].clone();
+    assert_eq!(rows("").await, json!([{"metrics": {"sent": 30}}]), "today");
+    assert_eq!(rows("?from=2026-02-01&channel=sms").await, json!([{"metrics": {"sent": 7}}]));
+    assert_eq!(rows("?template=order&channel=email").await, json!([{"metrics": {"sent": 8}}]));
+    assert_eq!(
+        rows("?from=2026-02-28&to=2026-03-01&template=order&group_by=day,channel").await,
+        json!([
+            {"day": "2026-02-28", "channel": "sms", "metrics": {"sent": 1}},
+            {"day": "2026-03-01", "channel": "email", "metrics": {"sent": 8}},
+            {"day": "2026-03-01", "channel": "sms", "metrics": {"sent": 6}},
+        ])
+    );
+    assert_eq!(rows("?from=2025-01-01&to=2025-01-02").await, json!([]));
+    for (query, status, field) in [
+        ("?from=2026-01-01&to=2026-12-31", 422, "to"),
+        ("?from=yesterday", 422, "from"),
+        ("?group_by=member", 422, "group_by"),
+        ("?form=2026-01-01", 400, "query"),
+    ] {
+        house.get(&format!("/v1/stats{query}")).await.problem(status, field);
+    }
+}
+
+fn dead_letter(project: &str, n: u128, day: &str, reason: Reason) -> DeadLetterRow {
+    let id = Uuid::new_v5(&Uuid::nil(), &n.to_be_bytes());
+    let letter = DeadLetter {
+        id: EntryId(id),
+        project: project.into(),
+        at: NOW,
+        processor: "flow".into(),
+        reason,
+        detail: "`subject` is missing: send it".into(),
+        topic: "events".into(),
+        partition: 2,
+        offset: 40,
+        key: b"shop/anna".to_vec(),
+        payload: format!("payload {n}").into_bytes(),
+        headers: vec![Header { name: "content-type".into(), value: b"x".to_vec() }],
+    };
+    DeadLetterRow {
+        project: project.into(),
+        day: day.into(),
+        id,
+        at: NOW,
+        reason: reason.name().into(),
+        detail: letter.detail.clone(),
+        record: encode(&letter).unwrap(),
+        replayed_at: None,
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_shown_and_replayed_as_they_were() {
+    let house = House::new().await;
+    for n in 0..450 {
+        let reason = if n % 3 == 0 { Reason::Evaluation } else { Reason::Invalid };
+        house.store.put(dead_letter("shop", n, if n % 2 == 0 { "2026-03-01" } else { "2026-02-27" }, reason));
+    }
+    house.store.put(dead_letter("shop", 900, "2026-01-01", Reason::Invalid));
+    house.store.put(dead_letter("other", 901, "2026-03-01", Reason::Invalid));
+    house.store.put(dead_letter("", 902, "2026-03-01", Reason::Malformed));
+
+    let mut ids = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = house.get(&format!("/v1/dead-letters?reason=evaluation&limit=40{after}")).await;
+        ids.extend(page.body["dead_letters"].as_array().unwrap().iter().map(|l| l["id"].as_str().unwrap().to_owned()));
+        let Some(next) = page.body["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(ids.len(), 150, "each once, and no other project's");
+    assert!(ids.is_sorted_by_key(|id| std::cmp::Reverse(id[..10].to_owned())), "the latest day first");
+
+    let shown = house.get(&format!("/v1/dead-letters/{}", ids[0])).await;
+    assert_eq!((&shown.body["topic"], &shown.body["reason"]), (&json!("events"), &json!("evaluation")));
+    assert!(shown.body["payload"].as_str().unwrap().starts_with("payload "));
+
+    let answer = house
+        .post("/v1/dead-letters/replay", &json!({"ids": [ids[0], ids[1], format!("2026-03-01.{}", Uuid::nil())]}))
+        .await;
+    assert_eq!((&answer.body["replayed"], answer.body["unknown"].as_array().unwrap().len()), (&json!(2), 1));
+    let again = &house.log.appended(Topic::Events)[0];
+    assert_eq!((again.key.as_slice(), again.headers[0].value.as_slice()), (&b"shop/anna"[..], &b"x"[..]));
+    assert_eq!(String::from_utf8(again.payload.clone()).unwrap(), shown.body["payload"].as_str().unwrap());
+    assert_eq!(house.get(&format!("/v1/dead-letters/{}", ids[0])).await.body["replayed_at"], "2026-03-01T12:00:00Z");
+
+    let answer = house.post("/v1/dead-letters/replay", &json!({"filter": {"reason": "evaluation"}})).await;
+    assert_eq!(
+        (&answer.body["replayed"], &answer.body["skipped"], &answer.body["next"]),
+        (&json!(148), &json!(2), &Value::Null)
+    );
+    assert_eq!(house.log.appended(Topic::Events).len(), 150);
+}
+
+#[tokio::test]
+async fn what_belongs_to_no_project_is_the_operators() {
+    let house = House::new().await;
+    let row = dead_letter("", 1, "2026-03-01", Reason::Malformed);
+    let path = format!("/v1/dead-letters/2026-03-01.{}", row.id);
+    house.store.put(row);
+    let list =
+        async |key: &str| house.call(Method::GET, "/v1/dead-letters", key, &[], "").await.body["dead_letters"].clone();
+    assert_eq!(list("all").await, json!([]));
+    assert_eq!(list("root").await.as_array().unwrap().len(), 1);
+    house.get(&path).await.problem(404, "id");
+    assert_eq!(house.call(Method::GET, &path, "root", &[], "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_bad_request_about_dead_letters_is_refused_by_field() {
+    let house = House::new().await;
+    for (path, status, field) in [
+        ("/v1/dead-letters?reason=boredom", 400, "query"),
+        ("/v1/dead-letters?limit=0", 422, "limit"),
+        ("/v1/dead-letters?from=2020-01-01", 422, "to"),
+        ("/v1/dead-letters?after=x", 422, "id"),
+        ("/v1/dead-letters/nonsense", 422, "id"),
+    ] {
+        house.get(path).await.problem(status, field);
+    }
+    for (body, status, field) in [
+        (json!({}), 422, "ids"),
+        (json!({"ids": ["x"]}), 422, "id"),
+        (json!({"id": "x"}), 400, "body"),
+        (json!(7), 400, "body"),
+    ] {
+        house.post("/v1/dead-letters/replay", &body).await.problem(status, field);
+    }
+}
+
+#[tokio::test]
+async fn definitions_are_published_against_the_version_they_were_made_from() {
+    let house = House::new().await;
+    let read = house.get("/v1/definitions").await;
+    assert_eq!((&read.body["version"], read.headers["etag"].to_str().unwrap()), (&json!(1), "\"1\""));
+    let mut document = serde_json::to_value(shop()).unwrap();
+    document["project"]["default_locale"] = json!("de");
+    let publish = async |body: &Value, tag: &str| {
+        house.call(Method::PUT, "/v1/definitions", "all", &[JSON, ("if-match", tag)], body.to_string()).await
+    };
+    publish(&document, "\"7\"").await.problem(412, "If-Match");
+    let answer = publish(&document, "\"1\"").await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.body["version"], &answer.body["applied"]),
+        (200, &json!(2), &json!(true))
+    );
+    assert_eq!(house.get("/v1/definitions").await.body["document"], document);
+    let sets: Vec<DefinitionSet> = house.log.decoded(Topic::Definitions);
+    assert_eq!((sets.len(), sets[0].version, sets[0].actor.as_str()), (1, 2, "all"));
+    assert_eq!(house.log.appended(Topic::Definitions)[0].key, b"shop");
+
+    document["project"]["name"] = json!("other");
+    publish(&document, "*").await.problem(422, "project.name");
+    let mut flawed = serde_json::to_value(shop()).unwrap();
+    flawed["flows"]["f"] = json!({"on": "x", "notify": {"template": "t", "lane": "bulk"}});
+    assert_eq!(publish(&flawed, "*").await.problem(422, "flows.f")["findings"].as_array().unwrap().len(), 1);
+    publish(&json!({"project": 1}), "*").await.problem(400, "document");
+    let other = house.call(Method::GET, "/v1/definitions", "other", &[], "").await;
+    assert_eq!(other.status, 404);
+
+    house.log.applying.store(false, SeqCst);
+    let answer = publish(&serde_json::to_value(shop()).unwrap(), "\"2\"").await;
+    assert_eq!((answer.status.as_u16(), &answer.body["applied"]), (202, &json!(false)));
+}
+
+#[tokio::test]
+async fn the_same_key_and_request_give_the_same_answer_once() {
+    let house = House::new().await;
+    let put = async |key: &str, id: &str, body: &Value| {
+        let headers = [JSON, ("idempotency-key", key)];
+        house.call(Method::PUT, &format!("/v1/members/{id}"), "all", &headers, body.to_string()).await
+    };
+    let body = json!({"locale": "en"});
+    let first = put("k1", "anna", &body).await;
+    let second = put("k1", "anna", &body).await;
+    assert_eq!((first.status.as_u16(), second.status.as_u16(), &second.body), (201, 201, &first.body));
+    assert_eq!(second.headers["idempotency-replayed"], "true");
+    assert!(!first.headers.contains_key("idempotency-replayed"));
+    assert_eq!(second.headers["content-type"], "application/json");
+    assert_eq!(house.log.appended(Topic::Members).len(), 1);
+    assert_eq!(house.store.ttls::<IdempotencyRow>(), [Some(Duration::from_secs(86_400))]);
+
+    put("k1", "anna", &json!({"locale": "de"})).await.problem(422, "Idempotency-Key");
+    put("k1", "bert", &body).await.problem(422, "Idempotency-Key");
+    put("", "anna", &body).await.problem(422, "Idempotency-Key");
+    let refused = put("k2", "anna", &json!({"email": "x"})).await;
+    let again = put("k2", "anna", &json!({"email": "x"})).await;
+    assert_eq!(
+        (again.problem(422, "email"), again.headers["idempotency-replayed"].to_str().unwrap()),
+        (&refused.body, "true")
+    );
+    let headers = [JSON, ("idempotency-key", "k1")];
+    let other = house.call(Method::PUT, "/v1/members/anna", "other", &headers, body.to_string()).await;
+    assert_eq!(other.status, 201, "each project has its own keys");
+    let nobody = house.call(Method::PUT, "/v1/members/anna", "", &headers, body.to_string()).await;
+    nobody.problem(401, "Authorization");
+}
+
+#[tokio::test]
+async fn a_key_whose_request_failed_may_be_used_again() {
+    let house = House::new().await;
+    let headers = [JSON, ("idempotency-key", "k")];
+    let send = async || house.call(Method::POST, "/v1/events", "events", &headers, event("a").to_string()).await;
+    house.log.down.store(true, SeqCst);
+    assert_eq!(send().await.status, 503);
+    house.log.down.store(false, SeqCst);
+    let answer = send().await;
+    assert_eq!((answer.status.as_u16(), answer.headers.get("idempotency-replayed")), (202, None));
+
+    house
+        .store
+        .all::<IdempotencyRow>()
+        .into_iter()
+        .for_each(|row| house.store.put(IdempotencyRow { status: None, ..row }));
+    let busy = send().await;
+    busy.problem(409, "Idempotency-Key");
+    assert_eq!(busy.headers["retry-after"], "1");
+}
+
+#[tokio::test]
+async fn a_callback_counts_only_if_the_provider_signed_it() {
+    let house = House::new().await;
+    let call = async |path: &str, signature: &str, form: &str| {
+        let headers = [("content-type", "application/x-www-form-urlencoded"), ("x-twilio-signature", signature)];
+        house.call(Method::POST, path, "", &headers, form.to_owned()).await
+    };
+    let (path, signature) = ("/v1/webhooks/twilio/main?r=tok%2Ben", "https://hooks.example.org/sms?r=tok%2Ben");
+    let delivered = "MessageSid=SM1&MessageStatus=delivered&MessageStatus=x";
+    call(path, "https://127.0.0.1/v1/webhooks/twilio/main?r=tok%2Ben", delivered)
+        .await
+        .problem(401, "X-Twilio-Signature");
+    call("/v1/webhooks/twilio/main?r=token", signature, delivered).await.problem(401, "X-Twilio-Signature");
+    assert_eq!(house.told.all(), ["unverified main", "unverified main"]);
+    assert!(house.log.appended(Topic::Receipts).is_empty());
+
+    assert_eq!(call(path, signature, delivered).await.status, 204);
+    let receipts: Vec<Receipt> = house.log.decoded(Topic::Receipts);
+    assert_eq!((receipts.len(), receipts[0].provider.as_str()), (1, "main"));
+    assert_eq!(house.log.appended(Topic::Receipts)[0].key, b"shop/anna");
+    assert_eq!(call(path, signature, "MessageStatus=queued").await.status, 204);
+    assert_eq!(house.log.appended(Topic::Receipts).len(), 1);
+
+    house.log.down.store(true, SeqCst);
+    assert_eq!(call(path, signature, delivered).await.status, 503, "not acknowledged before it is on the log");
+    let json = house.call(Method::POST, path, "", &[JSON, ("x-twilio-signature", signature)], "{}").await;
+    json.problem(400, "body");
+}
+
+#[tokio::test]
+async fn a_fault_in_a_handler_is_a_problem_document_and_the_server_lives_on() {
+    let house = House::new().await;
+    let headers = [("content-type", "application/x-www-form-urlencoded")];
+    let answer = house.call(Method::POST, "/v1/webhooks/twilio/panic", "", &headers, "a=b").await;
+    assert_eq!(answer.status, 500);
+    answer.is_problem();
+    assert!(answer.headers.contains_key("x-request-id"));
+    assert_eq!(house.get("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn probes_tell_how_it_stands() {
+    let house = House::new().await;
+    let answer = house.call(Method::GET, "/readyz", "", &[], "").await;
+    assert_eq!((answer.status.as_u16(), &answer.body["ready"]), (200, &json!(true)));
+    let names: Vec<_> = answer.body["checks"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["log", "store", "definitions"]);
+    house.store.down.store(true, SeqCst);
+    house.log.stuck.store(true, SeqCst);
+    let answer = house.call(Method::GET, "/readyz", "", &[], "").await;
+    let oks: Vec<_> = answer.body["checks"].as_array().unwrap().iter().map(|c| c["ok"].as_bool().unwrap()).collect();
+    assert_eq!((answer.status.as_u16(), oks), (503, vec![false, false, true]));
+    assert!(!answer.body.to_string().contains("10.0.0"));
+    let metrics = house.call(Method::GET, "/metrics", "", &[], "").await;
+    assert!(metrics.headers["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    assert_eq!(metrics.body, "up 1\n");
+    assert!(house.get("/openapi.json").await.body["openapi"].as_str().unwrap().starts_with("3."));
+}
+
+#[tokio::test]
+async fn a_request_keeps_its_id_if_it_is_a_sane_one() {
+    let house = House::new().await;
+    let id = async |given: &str| {
+        house.call(Method::GET, "/livez", "", &[("x-request-id", given)], "").await.headers["x-request-id"].clone()
+    };
+    assert_eq!(id("abc-1").await, "abc-1");
+    for bad in ["a b", "", &"x".repeat(200)] {
+        assert!(Uuid::parse_str(id(bad).await.to_str().unwrap()).is_ok());
+    }
+}
+
+#[derive(clap::Parser)]
+enum Commands {
+    Explain(crate::cli::Explain),
+    #[command(name = "deadletters")]
+    DeadLetters(crate::cli::DeadLetters),
+    Members(crate::cli::Members),
+}
+
+/// Runs a command line against a house, as `bellwether` does.
+async fn command(house: &House, line: &[&str]) -> anyhow::Result<()> {
+    let line = [&["bellwether"], line, &["--url", &house.url, "--key", "key-of-all"]].concat();
+    match <Commands as clap::Parser>::try_parse_from(line)? {
+        Commands::Explain(command) => command.run().await,
+        Commands::DeadLetters(command) => command.run().await,
+        Commands::Members(command) => command.run().await,
+    }
+}
+
+#[tokio::test]
+async fn the_commands_do_what_the_api_does() {
+    use clap::CommandFactory;
+    Commands::command().debug_assert();
+    let house = House::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("members.csv");
+    let rows: String = (0..3_000).map(|n| format!("import{n},m{n}@example.org\n")).collect();
+    std::fs::write(&file, format!("id,email\n{rows}x,nobody\n")).unwrap();
+    command(&house, &["members", "import", file.to_str().unwrap()]).await.unwrap();
+    assert_eq!(house.store.all::<MemberRow>().len(), 3_000);
+    assert!(command(&house, &["members", "import", "members.txt"]).await.unwrap_err().to_string().contains("--format"));
+
+    for id in ["import", "a/b c?#%"] {
+        command(&house, &["members", "put", id, r#"{"locale": "en"}"#]).await.unwrap();
+        assert!(house.store.all::<MemberRow>().iter().any(|row| row.member == id), "{id}");
+        command(&house, &["members", "get", id, "--json"]).await.unwrap();
+        command(&house, &["members", "delete", id]).await.unwrap();
+    }
+    let refusal = command(&house, &["members", "put", "a", r#"{"email": "x"}"#]).await.unwrap_err().to_string();
+    assert!(refusal.contains("`email`") && refusal.contains("remedy: "), "{refusal}");
+
+    house.store.put(story_row(1, 0, "decision", "routed"));
+    command(&house, &["explain", &Uuid::from_u128(1).to_string()]).await.unwrap();
+    assert!(command(&house, &["explain", &Uuid::nil().to_string()]).await.is_err());
+
+    (0..5).for_each(|n| house.store.put(dead_letter("shop", n, "2026-03-01", Reason::Invalid)));
+    let id = format!("2026-03-01.{}", dead_letter("shop", 0, "2026-03-01", Reason::Invalid).id);
+    command(&house, &["deadletters", "list", "--reason", "invalid"]).await.unwrap();
+    command(&house, &["deadletters", "show", &id]).await.unwrap();
+    command(&house, &["deadletters", "replay", &id]).await.unwrap();
+    assert_eq!(house.log.appended(Topic::Events).len(), 1);
+    command(&house, &["deadletters", "replay", "--reason", "invalid"]).await.unwrap();
+    assert_eq!(house.log.appended(Topic::Events).len(), 5);
+    assert!(command(&house, &["deadletters", "replay"]).await.is_err(), "nothing named");
+}
+
+/// Bodies that are nearly right, and bodies that are nothing at all.
+fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let leaf = prop_oneof![
+        Just(json!(null)),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        Just(json!("1.0")),
+        Just(json!("email")),
+        Just(json!({"a": "\u{0}"})),
+    ];
+    let names = prop_oneof![
+        "[a-z_]{1,12}",
+        proptest::sample::select(vec![
+            "specversion",
+            "id",
+            "source",
+            "type",
+            "subject",
+            "time",
+            "data",
+            "data_base64",
+            "email",
+            "phone",
+            "locale",
+            "time_zone",
+            "channels",
+            "opt_ins",
+            "attributes",
+            "ids",
+            "filter",
+            "project",
+            "providers",
+            "templates",
+            "flows",
+        ])
+        .prop_map(str::to_owned),
+    ];
+    let tree = leaf.prop_recursive(3, 24, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(names.clone(), inner, 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    });
+    prop_oneof![
+        3 => tree.prop_map(|value| value.to_string().into_bytes()),
+        1 => proptest::collection::vec(any::<u8>(), 0..200),
+        1 => "(id,email\n)?[a-z,\"\n{}:=&%]{0,100}".prop_map(String::into_bytes),
+        1 => (1usize..5_000).prop_map(|depth| vec![b'['; depth]),
+    ]
+}
+
+#[test]
+fn no_body_panics_or_fails_the_server() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let house = runtime.block_on(House::new());
+    const MEDIA_TYPES: &[&str] = &[
+        "application/json",
+        "application/cloudevents+json",
+        "application/cloudevents-batch+json",
+        "application/x-www-form-urlencoded",
+        "text/csv",
+        "application/x-ndjson",
+        "x/y",
+    ];
+    let paths = [
+        (Method::POST, "/v1/events"),
+        (Method::PUT, "/v1/members/anna"),
+        (Method::POST, "/v1/members/import"),
+        (Method::POST, "/v1/dead-letters/replay"),
+        (Method::PUT, "/v1/definitions"),
+        (Method::POST, "/v1/webhooks/twilio/main?r=%00"),
+    ];
+    let given = (hostile(), proptest::sample::select(MEDIA_TYPES), 0..paths.len());
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(600));
+    let outcome = runner.run(&given, |(body, media_type, path)| {
+        let (method, path) = &paths[path];
+        let headers = [("content-type", media_type), ("ce-id", "x")];
+        let call = house.call(method.clone(), path, "all", &headers, body);
+        let answer = runtime.block_on(call);
+        prop_assert!(answer.status.as_u16() < 500, "{} {}", answer.status, answer.body);
+        if !answer.status.is_success() {
+            answer.is_problem();
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
+/// Prints how fast batches are taken by one connection: `cargo test --release --lib accept_speed -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn accept_speed() {
+    let house = House::new().await;
+    let batches: Vec<String> = (0..40)
+        .map(|batch| Value::Array((0..500).map(|n| event(&format!("order-{batch}-{n}"))).collect()).to_string())
+        .collect();
+    let begin = Instant::now();
+    let calls = batches.iter().map(|body| events(&house, "application/cloudevents-batch+json", body));
+    let answers: Vec<Answer> = futures::stream::iter(calls).buffer_unordered(4).collect().await;
+    let seconds = begin.elapsed().as_secs_f64();
+    assert!(answers.iter().all(|answer| answer.body["accepted"] == 500));
+    println!("{:.0} events/s, client and double of the log included", 20_000.0 / seconds);
+}

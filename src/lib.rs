@@ -1,0 +1,22 @@
+//! The house that joins decisions and doors: everything of the `bellwether` binary that tests and benches use too.
+//! It decides nothing about a record (that is `processors`) and knows no provider's protocol (that is `connectors`).
+
+//!
+//! Reading order: [`config`], [`backends`], [`serve`] (a process and its roles), [`runtime`] (the loops a record passes through), [`http`] (the API),
+//! [`definitions`] (a folder of YAML), [`cli`] (clients of the API), [`check`], [`metrics`] and [`telemetry`]; [`receivers`] stand for the outside in [`demo`], [`bench`] and
+//! the tests.
+
+pub mod api;
+pub mod backends;
+pub mod bench;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod definitions;
+pub mod demo;
+pub mod http;
+pub mod metrics;
+pub mod receivers;
+pub mod runtime;
+pub mod serve;
+pub mod telemetry;

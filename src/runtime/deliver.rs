@@ -1,0 +1,563 @@
+//! The loop of deliver: claim by commit, call, settle (law 2). A claim is committed before any of its calls starts; whoever takes a partition
+//! over reads from the commit which calls are in doubt. What a call came to is on the log before its offset is settled.
+//!
+//! The loop decides nothing: what is sent is `processors::deliver::prepare`, what follows is `settle`, which offsets are whose is the `Ledger`.
+
+use crate::runtime::{
+    retry::until_available,
+    sinks::{Outlet, Sinks},
+    stages::project_in_key,
+    worker::{Context, Fatal, dead_letter, encode, malformed},
+};
+use bellwether_connectors::{
+    channels::{Accepted, Content, Message, Reference, SendError},
+    log::{Commit, CommitError, Committed, Consumer, LogError, LogRecord, Polled, TopicPartition},
+};
+use bellwether_processors::{
+    Output,
+    content::Rendered,
+    definitions::Projects,
+    deliver::{Prepared, Tried, prepare, settle},
+    ledger::{Arrival, Ledger},
+};
+use bellwether_schemas::{
+    Channel, Lane, Topic,
+    codec::decode,
+    definitions::{OnAmbiguous, Provider},
+    records::{Delivery, ErrorKind, Record},
+};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+
+/// One consumer of a channel's deliveries.
+pub struct Deliverer {
+    channel: Channel,
+    context: Context,
+    consumer: Box<dyn Consumer>,
+    projects: watch::Receiver<Projects>,
+    sinks: Arc<Sinks>,
+    /// Records that may be here at once: arrived and not settled.
+    window: usize,
+    books: BTreeMap<TopicPartition, Book>,
+    /// Claimed and not yet started, the transactional lane first.
+    ready: [VecDeque<Job>; 2],
+    calls: JoinSet<Called>,
+    /// Ended and not yet on the log.
+    ended: Vec<Ended>,
+    /// When a commit last passed: proof that we were the owner then.
+    proven: Instant,
+}
+
+/// A partition of ours.
+struct Book {
+    ledger: Ledger,
+    /// Arrived and not claimed, in order.
+    waiting: VecDeque<Job>,
+    /// What was committed last.
+    committed: (u64, String),
+}
+
+/// A delivery that is to be sent.
+struct Job {
+    at: TopicPartition,
+    offset: u64,
+    record: LogRecord,
+    delivery: Delivery,
+    message: Message,
+    outlet: Arc<Outlet>,
+    provider: Provider,
+}
+
+/// A call that came back.
+struct Called {
+    job: Job,
+    result: Result<Accepted, SendError>,
+}
+
+/// An offset that needs no call any more, with what is to be told.
+struct Ended {
+    at: TopicPartition,
+    offset: u64,
+    records: Vec<Record>,
+}
+
+impl Deliverer {
+    /// Joins the channel's group.
+    ///
+    /// # Errors
+    /// The log refuses us, or `stop` was cancelled before it answered.
+    pub async fn join(
+        channel: Channel,
+        context: Context,
+        projects: watch::Receiver<Projects>,
+        sinks: Arc<Sinks>,
+        window: usize,
+    ) -> Result<Self, Fatal> {
+        let topics = Lane::ALL.map(|lane| Topic::Deliveries(channel, lane));
+        let group = group(channel);
+        let consumer =
+            until_available("log", &context.stop, || context.log.subscribe(&group, &topics)).await?;
+        Ok(Self {
+            channel,
+            context,
+            consumer,
+            projects,
+            sinks,
+            window: window.max(1),
+            books: BTreeMap::new(),
+            ready: [VecDeque::new(), VecDeque::new()],
+            calls: JoinSet::new(),
+            ended: Vec::new(),
+            proven: Instant::now(),
+        })
+    }
+
+    /// Runs until told to stop; then starts nothing more, waits for the calls in flight, settles them and leaves the group.
+    ///
+    /// # Errors
+    /// The log refuses us.
+    pub async fn run(mut self) -> Result<(), Fatal> {
+        while !self.context.stop.is_cancelled() {
+            self.step(Duration::from_secs(1)).await?;
+        }
+        let all: Vec<TopicPartition> = self.books.keys().copied().collect();
+        self.retire(&all).await?;
+        self.consumer.close().await;
+        Ok(())
+    }
+
+    /// Collects what came back, flushes and claims, starts what may start, then waits at most `wait` for the next thing to happen.
+    ///
+    /// # Errors
+    /// The log refuses us.
+    pub async fn step(&mut self, wait: Duration) -> Result<(), Fatal> {
+        while let Some(called) = self.calls.try_join_next() {
+            self.finish(called);
+        }
+        if self.is_worth_a_flush() {
+            self.flush().await?;
+        }
+        let paced = self.start();
+        let room = self.window.saturating_sub(self.present());
+        let wait = paced.unwrap_or(wait).min(wait).min(self.consumer.session_timeout() / 8);
+        // With something to flush there is nothing to wait for but what is there already.
+        let wait = if self.is_worth_a_flush() { Duration::ZERO } else { wait };
+        let stop = self.context.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            Some(called) = self.calls.join_next(), if !self.calls.is_empty() => {
+                self.finish(called);
+                Ok(())
+            }
+            polled = self.consumer.poll(room, wait) => self.take(polled).await,
+        }
+    }
+
+    /// Calls in flight: what a hard kill leaves in doubt is no more than these and what is claimed.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.calls.len()
+    }
+
+    fn present(&self) -> usize {
+        let waiting: usize = self.books.values().map(|b| b.waiting.len()).sum();
+        waiting + self.ready.iter().map(VecDeque::len).sum::<usize>() + self.calls.len() + self.ended.len()
+    }
+
+    fn is_worth_a_flush(&self) -> bool {
+        let claimable = || self.books.values().filter_map(|b| b.waiting.front()).any(|job| job.outlet.has_room());
+        let stale = || self.ready.iter().any(|r| !r.is_empty()) && self.proof_age() > self.consumer.session_timeout() / 6;
+        !self.ended.is_empty() || claimable() || stale()
+    }
+
+    fn proof_age(&self) -> Duration {
+        self.proven.elapsed()
+    }
+
+    async fn take(&mut self, polled: Result<Polled, LogError>) -> Result<(), Fatal> {
+        match polled {
+            Ok(Polled::Records(records)) => {
+                for record in records {
+                    self.arrive(record);
+                }
+                Ok(())
+            }
+            Ok(Polled::Assigned(assignments)) => {
+                for assignment in assignments {
+                    let committed = assignment.committed.map_or((0, String::new()), |c| (c.offset, c.metadata));
+                    let ledger = Ledger::open(committed.0, &committed.1);
+                    if ledger.history() < committed.0 {
+                        until_seek(&mut self.consumer, assignment.at, ledger.history(), &self.context).await?;
+                    }
+                    self.books.insert(assignment.at, Book { ledger, waiting: VecDeque::new(), committed });
+                }
+                Ok(())
+            }
+            Ok(Polled::Revoked { partitions, lost: false }) => self.retire(&partitions).await,
+            Ok(Polled::Revoked { partitions, lost: true }) => {
+                self.drop_unstarted(&partitions);
+                for at in &partitions {
+                    self.books.remove(at);
+                }
+                Ok(())
+            }
+            Err(error) if error.is_transient() => {
+                tracing::warn!(channel = %self.channel, %error, "poll failed; polling again");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Enters a record in the books and prepares it.
+    fn arrive(&mut self, record: LogRecord) {
+        let at = TopicPartition { topic: record.position.topic, partition: record.position.partition };
+        let offset = record.position.offset;
+        let decoded = decode::<Delivery>(&record.payload);
+        let identity = match &decoded {
+            Ok(delivery) => identity(delivery, &record),
+            Err(_) => bellwether_schemas::topics::hash(record.position.to_string().as_bytes()),
+        };
+        let Some(book) = self.books.get_mut(&at) else { return };
+        let arrival = book.ledger.arrive(offset, identity);
+        if matches!(arrival, Arrival::Past | Arrival::Duplicate) {
+            return;
+        }
+        let now = self.context.clock.now();
+        let delivery = match decoded {
+            Ok(delivery) => delivery,
+            Err(error) => {
+                let output = Output { refused: Some(malformed(&error)), ..Output::default() };
+                self.end(at, offset, &record, output);
+                return;
+            }
+        };
+        let projects = self.projects.borrow().clone();
+        let prepared = match projects.get(&delivery.project) {
+            Some(project) => prepare(&delivery, project, now),
+            None => Prepared::End(Output {
+                refused: Some(bellwether_processors::processor::Refusal::new(
+                    bellwether_schemas::records::Reason::Invalid,
+                    format!("project: `{}` has no definitions; apply them, then replay", delivery.project),
+                )),
+                ..Output::default()
+            }),
+        };
+        let (rendered, name) = match prepared {
+            Prepared::Send(rendered, name) => (rendered, name),
+            Prepared::End(output) => {
+                self.end(at, offset, &record, output);
+                return;
+            }
+        };
+        let definition = projects.get(&delivery.project).and_then(|p| p.document.providers.get(&name));
+        let Some(provider) = definition.cloned() else { return };
+        if arrival == Arrival::Ambiguous && provider.on_ambiguous == OnAmbiguous::Hold {
+            let doubt = Tried::Failed {
+                kind: ErrorKind::Ambiguous,
+                detail: "the process that claimed it ended before it was settled".into(),
+                after: None,
+            };
+            let output = settle(&delivery, &name, &provider, doubt, now);
+            self.end(at, offset, &record, output);
+            return;
+        }
+        let outlet = self.sinks.outlet(&delivery.project, &name, &provider);
+        let message = message(&delivery, rendered, &name);
+        if let Some(book) = self.books.get_mut(&at) {
+            book.waiting.push_back(Job { at, offset, record, delivery, message, outlet, provider });
+        }
+    }
+
+    /// An offset is done: its records go out with the next flush.
+    fn end(&mut self, at: TopicPartition, offset: u64, record: &LogRecord, mut output: Output) {
+        if let Some(refusal) = output.refused.take() {
+            let metrics = &self.context.metrics;
+            metrics.dead_letters.with_label_values(&[NAME, refusal.reason.name()]).inc();
+            tracing::warn!(processor = NAME, position = %record.position, reason = refusal.reason.name(), "dead letter");
+            let (project, now) = (project_in_key(&record.key), self.context.clock.now());
+            output.records.push(Record::DeadLetter(dead_letter(NAME, record, refusal, project, now)));
+        }
+        self.ended.push(Ended { at, offset, records: output.records });
+    }
+
+    fn finish(&mut self, called: Result<Called, tokio::task::JoinError>) {
+        let Called { job, result } = match called {
+            Ok(called) => called,
+            // A sink that panics has lost its job; the claim stands, so the next owner treats it as ambiguous.
+            Err(error) => {
+                tracing::error!(channel = %self.channel, %error, "a call to a provider did not come back");
+                return;
+            }
+        };
+        job.outlet.done();
+        let now = self.context.clock.now();
+        let (channel, lane) = (self.channel.name(), job.delivery.lane.name());
+        let outcome = result.as_ref().map_or_else(|e| e.kind.name(), |_| "accepted");
+        self.context.metrics.delivered.with_label_values(&[channel, lane, outcome]).inc();
+        let tried = match result {
+            Ok(accepted) => {
+                let took = now.since(job.delivery.accepted_at).as_secs_f64();
+                self.context.metrics.end_to_end_of(channel, lane).observe(took);
+                Tried::Accepted(accepted.provider_id)
+            }
+            Err(SendError { kind, detail, after }) => Tried::Failed { kind, detail, after },
+        };
+        let output = settle(&job.delivery, &job.message.reference.provider, &job.provider, tried, now);
+        self.end(job.at, job.offset, &job.record, output);
+    }
+
+    /// Puts what ended on the log, then commits what is settled together with new claims; only then the claimed may start.
+    async fn flush(&mut self) -> Result<(), Fatal> {
+        let ended = std::mem::take(&mut self.ended);
+        let mut told = Vec::new();
+        let mut settled = Vec::with_capacity(ended.len());
+        for one in ended {
+            told.extend(one.records);
+            settled.push((one.at, one.offset));
+        }
+        let appends = encode(told);
+        if !appends.is_empty() {
+            let Context { log, stop, .. } = &self.context;
+            until_available("log", stop, || log.append(appends.clone())).await?;
+        }
+        for (at, offset) in settled {
+            if let Some(book) = self.books.get_mut(&at) {
+                book.ledger.settle(offset);
+            }
+        }
+        let claimed = self.claim();
+        self.commit(claimed).await
+    }
+
+    /// Takes from the waiting what may be called now: transactional before bulk, each partition in order.
+    fn claim(&mut self) -> Vec<Job> {
+        let mut claimed = Vec::new();
+        let mut order: Vec<TopicPartition> = self.books.keys().copied().collect();
+        order.sort_by_key(|at| (lane_of(at.topic), at.partition));
+        for at in order {
+            let Some(book) = self.books.get_mut(&at) else { continue };
+            while let Some(job) = book.waiting.front() {
+                if book.ledger.is_settled(job.offset) {
+                    book.waiting.pop_front();
+                    continue;
+                }
+                if !book.ledger.can_claim(job.offset) || !job.outlet.reserve() {
+                    break;
+                }
+                book.ledger.claim(job.offset);
+                claimed.extend(book.waiting.pop_front());
+            }
+        }
+        claimed
+    }
+
+    async fn commit(&mut self, claimed: Vec<Job>) -> Result<(), Fatal> {
+        let renew = self.proof_age() > self.consumer.session_timeout() / 6;
+        let started: HashSet<TopicPartition> = self.ready.iter().flatten().map(|job| job.at).collect();
+        let mut commits = Vec::new();
+        for (at, book) in &mut self.books {
+            let now = book.ledger.commit();
+            if now != book.committed || (renew && started.contains(at)) {
+                let (offset, metadata) = now.clone();
+                commits.push(Commit { at: *at, committed: Committed { offset, metadata } });
+                book.committed = now;
+            }
+        }
+        if commits.is_empty() {
+            return Ok(());
+        }
+        match self.consumer.commit(commits).await {
+            Ok(()) => {
+                self.proven = Instant::now();
+                for job in claimed {
+                    self.ready[lane_of(job.at.topic)].push_back(job);
+                }
+                Ok(())
+            }
+            Err(CommitError::Superseded) => {
+                tracing::info!(channel = %self.channel, "claim refused: another consumer owns the partitions");
+                release(claimed);
+                let all: Vec<TopicPartition> = self.books.keys().copied().collect();
+                self.drop_unstarted(&all);
+                self.books.clear();
+                Ok(())
+            }
+            Err(CommitError::Log(error)) if error.is_transient() => {
+                tracing::warn!(channel = %self.channel, %error, "claim not committed; claiming again");
+                self.give_back(claimed);
+                Ok(())
+            }
+            Err(CommitError::Log(error)) => Err(error.into()),
+        }
+    }
+
+    /// Whether the commit passed is unknown, so nothing of it may start; the jobs wait again, in their order.
+    fn give_back(&mut self, claimed: Vec<Job>) {
+        for job in claimed.into_iter().rev() {
+            job.outlet.release();
+            if let Some(book) = self.books.get_mut(&job.at) {
+                book.committed = (u64::MAX, String::new()); // Whatever stands there: commit anew.
+                book.waiting.push_front(job);
+            }
+        }
+    }
+
+    /// Starts claimed calls, the urgent ones first, as far as pacing permits; returns how long pacing makes the next one wait.
+    fn start(&mut self) -> Option<Duration> {
+        if self.proof_age() > self.consumer.session_timeout() / 3 {
+            // Perhaps somebody else owns the partition by now: prove the claim again before anything starts.
+            return Some(Duration::ZERO);
+        }
+        let mut soonest: Option<Duration> = None;
+        for lane in 0..self.ready.len() {
+            let mut held = VecDeque::new();
+            let mut blocked: Vec<Arc<Outlet>> = Vec::new();
+            while let Some(job) = self.ready[lane].pop_front() {
+                if blocked.iter().any(|outlet| Arc::ptr_eq(outlet, &job.outlet)) {
+                    held.push_back(job);
+                    continue;
+                }
+                match job.outlet.permit() {
+                    Ok(go) => {
+                        self.calls.spawn(async move {
+                            let result = job.outlet.send(go, &job.message).await;
+                            Called { job, result }
+                        });
+                    }
+                    Err(wait) => {
+                        soonest = Some(soonest.map_or(wait, |s| s.min(wait)));
+                        blocked.push(Arc::clone(&job.outlet));
+                        held.push_back(job);
+                    }
+                }
+            }
+            self.ready[lane] = held;
+        }
+        soonest
+    }
+
+    /// Partitions go to somebody else and may still be committed: start nothing more of them, wait for their calls, settle, hand over.
+    async fn retire(&mut self, partitions: &[TopicPartition]) -> Result<(), Fatal> {
+        self.drop_unstarted(partitions);
+        // Calls end by themselves within the provider's timeout; longer than this nobody waits for us.
+        let patience = Instant::now() + self.consumer.session_timeout() / 2;
+        while let Ok(Some(called)) = tokio::time::timeout_at(patience, self.calls.join_next()).await {
+            self.finish(called);
+        }
+        self.flush().await?;
+        for at in partitions {
+            self.books.remove(at);
+        }
+        Ok(())
+    }
+
+    fn drop_unstarted(&mut self, partitions: &[TopicPartition]) {
+        let mut first: BTreeMap<TopicPartition, u64> = BTreeMap::new();
+        for queue in &mut self.ready {
+            for job in std::mem::take(queue) {
+                if partitions.contains(&job.at) {
+                    let lowest = first.entry(job.at).or_insert(job.offset);
+                    *lowest = job.offset.min(*lowest);
+                    job.outlet.release();
+                } else {
+                    queue.push_back(job);
+                }
+            }
+        }
+        for at in partitions {
+            if let Some(book) = self.books.get_mut(at) {
+                book.waiting.clear();
+                // Calls start in the order of their offsets, so nothing from the first unstarted one on was called.
+                if let Some(offset) = first.get(at) {
+                    book.ledger.unclaim(*offset);
+                }
+            }
+        }
+    }
+}
+
+/// Name in metrics and dead letters.
+const NAME: &str = "deliver";
+
+/// Consumer group of a channel.
+#[must_use]
+pub fn group(channel: Channel) -> String {
+    format!("{NAME}.{channel}")
+}
+
+const fn lane_of(topic: Topic) -> usize {
+    match topic {
+        Topic::Deliveries(_, Lane::Transactional) => 0,
+        _ => 1,
+    }
+}
+
+fn release(jobs: Vec<Job>) {
+    for job in jobs {
+        job.outlet.release();
+    }
+}
+
+/// What makes two records the same try: delivery, attempt, and the replay that an operator asked for, if any.
+fn identity(delivery: &Delivery, record: &LogRecord) -> u64 {
+    let mut bytes = delivery.id.0.as_bytes().to_vec();
+    bytes.extend_from_slice(&delivery.attempt.to_be_bytes());
+    for header in record.headers.iter().filter(|h| h.name == REPLAY_HEADER) {
+        bytes.extend_from_slice(&header.value);
+    }
+    bellwether_schemas::topics::hash(&bytes)
+}
+
+/// Header of a replayed dead letter: its value tells one replay from another.
+pub const REPLAY_HEADER: &str = "bellwether-replay";
+
+fn message(delivery: &Delivery, rendered: Rendered, provider: &str) -> Message {
+    let content = match delivery.channel {
+        Channel::Email => Content::Email {
+            subject: rendered.subject.unwrap_or_default(),
+            html: rendered.html,
+            text: rendered.text,
+        },
+        Channel::Sms => Content::Text { body: rendered.text.unwrap_or_default() },
+    };
+    Message {
+        delivery: delivery.id,
+        attempt: delivery.attempt,
+        to: delivery.address.clone(),
+        content,
+        reference: Reference {
+            delivery: delivery.id,
+            notification: delivery.notification,
+            project: delivery.project.clone(),
+            member: delivery.member.clone(),
+            template: delivery.template.clone(),
+            provider: provider.to_owned(),
+        },
+    }
+}
+
+async fn until_seek(
+    consumer: &mut Box<dyn Consumer>,
+    at: TopicPartition,
+    offset: u64,
+    context: &Context,
+) -> Result<(), Fatal> {
+    let mut tries = 0u32;
+    loop {
+        match consumer.seek(at, offset).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_transient() && tries < 50 && !context.stop.is_cancelled() => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

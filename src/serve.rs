@@ -1,0 +1,325 @@
+//! One process: the roles it was given, the HTTP API, and an orderly end.
+
+use crate::{
+    backends::{Backends, OpenError},
+    config::Config,
+    http,
+    metrics::Metrics,
+    runtime::{
+        clock::Clock,
+        definitions::Follower,
+        deliver::{Deliverer, group},
+        sinks::Sinks,
+        stages::{DeadLettersStage, FlowStage, MembersStage, RouteStage, ScheduleStage, Stage, TrackStage},
+        worker::{Context, Fatal, Worker},
+    },
+};
+use bellwether_connectors::{events::{EventDecoder, Registry}, log::TopicPartition};
+use bellwether_processors::Processor;
+use bellwether_schemas::{Channel, Lane, Topic};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A part of the pipeline that can run in a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Role {
+    /// The API, webhooks included.
+    Http,
+    /// Events to notifications.
+    Flow,
+    /// Notifications to deliveries; changes to members.
+    Route,
+    /// Deliveries to providers.
+    Deliver,
+    /// Receipts and decisions to stories and sums; dead letters to the store.
+    Track,
+    /// What is to happen later.
+    Schedule,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 6] = [Self::Http, Self::Flow, Self::Route, Self::Deliver, Self::Track, Self::Schedule];
+}
+
+/// Why a process does not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Log or store do not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A loop ended.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// The API cannot listen, or the API key cannot be made.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The configuration names something that is not to be had.
+    #[error("{0}")]
+    Config(String),
+    /// A task ended without a word.
+    #[error("a task of {0} ended unexpectedly")]
+    Task(&'static str),
+}
+
+/// A running process.
+#[derive(Debug)]
+pub struct Instance {
+    /// Where the API listens, if it does.
+    pub address: Option<SocketAddr>,
+    /// Log and store.
+    pub backends: Backends,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// The newest definitions.
+    pub projects: tokio::sync::watch::Receiver<bellwether_processors::definitions::Projects>,
+    stop: CancellationToken,
+    tasks: JoinSet<(&'static str, Result<(), ServeError>)>,
+}
+
+impl Instance {
+    /// Starts the roles.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub async fn start(config: &Config, roles: &BTreeSet<Role>) -> Result<Self, ServeError> {
+        let metrics = Metrics::new().map_err(|e| ServeError::Config(format!("metrics: {e}")))?;
+        let backends = Backends::open(config, &metrics).await?;
+        let sinks = Sinks::new(metrics.clone());
+        Self::start_on(config, roles, backends, metrics, sinks).await
+    }
+
+    /// Starts the roles on what is open already, with these providers.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub async fn start_on(
+        config: &Config,
+        roles: &BTreeSet<Role>,
+        backends: Backends,
+        metrics: Metrics,
+        sinks: Sinks,
+    ) -> Result<Self, ServeError> {
+        let stop = CancellationToken::new();
+        let clock = Clock::system();
+        let follower = Follower::load(Arc::clone(&backends.log), stop.clone()).await?;
+        let projects = follower.projects();
+        let context = Context {
+            log: Arc::clone(&backends.log),
+            store: Arc::clone(&backends.store),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            batch: config.batch,
+            stop: stop.clone(),
+        };
+        let registry = config.registry.clone().map(Registry::new).transpose();
+        let registry = registry.map_err(|e| ServeError::Config(format!("registry: {e}")))?;
+        let decoder = Arc::new(EventDecoder { registry, default_project: config.default_project.clone() });
+        let sinks = Arc::new(sinks);
+        let mut instance =
+            Self { address: None, backends, metrics, projects: projects.clone(), stop, tasks: JoinSet::new() };
+        instance.spawn("definitions", async move { Ok(follower.run().await?) });
+
+        if roles.contains(&Role::Http) {
+            let api = crate::api::build(config, &instance.backends, projects.clone(), &clock, &instance.metrics)
+                .map_err(|e| ServeError::Config(e.to_string()))?;
+            instance.listen(config.listen, api).await?;
+        }
+        for _ in 0..config.workers {
+            if roles.contains(&Role::Flow) {
+                let (decoder, projects) = (Arc::clone(&decoder), projects.clone());
+                let stage = FlowStage { decoder, default_project: config.default_project.clone(), projects };
+                instance.work(stage, &context);
+            }
+            if roles.contains(&Role::Route) {
+                instance.work(RouteStage { projects: projects.clone() }, &context);
+                instance.work(MembersStage, &context);
+            }
+            if roles.contains(&Role::Track) {
+                instance.work(TrackStage, &context);
+                instance.work(DeadLettersStage, &context);
+            }
+            if roles.contains(&Role::Schedule) {
+                instance.work(ScheduleStage, &context);
+            }
+            if roles.contains(&Role::Deliver) {
+                for channel in Channel::ALL {
+                    let (context, projects) = (context.clone(), projects.clone());
+                    let (sinks, window) = (Arc::clone(&sinks), config.window);
+                    instance.spawn("deliver", async move {
+                        Ok(Deliverer::join(channel, context, projects, sinks, window).await?.run().await?)
+                    });
+                }
+            }
+        }
+        instance.watch_lag();
+        instance.sweep();
+        Ok(instance)
+    }
+
+    fn spawn(&mut self, what: &'static str, task: impl Future<Output = Result<(), ServeError>> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            let end = task.await;
+            // One part without the others would look alive and do nothing: they end together.
+            stop.cancel();
+            (what, end)
+        });
+    }
+
+    fn work<S: Stage>(&mut self, stage: S, context: &Context) {
+        let context = context.clone();
+        self.spawn(S::P::NAME, async move {
+            match Worker::join(stage, context.clone()).await {
+                Ok(worker) => Ok(worker.run().await?),
+                Err(_) if context.stop.is_cancelled() => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        });
+    }
+
+    async fn listen(&mut self, at: SocketAddr, api: Arc<http::Api>) -> Result<(), ServeError> {
+        let io = |what: String| move |source| ServeError::Io { what, source };
+        let listener = tokio::net::TcpListener::bind(at).await.map_err(io(format!("listen: {at}")))?;
+        self.address = Some(listener.local_addr().map_err(io(format!("listen: {at}")))?);
+        let stop = self.stop.clone();
+        self.spawn("http", async move {
+            axum::serve(listener, http::router(api))
+                .with_graceful_shutdown(async move { stop.cancelled().await })
+                .await
+                .map_err(|source| ServeError::Io { what: "http".into(), source })
+        });
+        Ok(())
+    }
+
+    /// Lag by group, topic and partition, refreshed every few seconds.
+    fn watch_lag(&mut self) {
+        let (log, metrics, stop) = (Arc::clone(&self.backends.log), self.metrics.clone(), self.stop.clone());
+        self.spawn("lag", async move {
+            while stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(5))).await.is_some() {
+                for (group, topics) in groups() {
+                    for topic in topics {
+                        if let Err(error) = refresh_lag(&*log, &metrics, &group, topic).await {
+                            tracing::debug!(group, %topic, %error, "lag unknown");
+                        }
+                    }
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// The embedded parts' housekeeping: retention of the log, expiry in the store.
+    fn sweep(&mut self) {
+        let (log, store) = (self.backends.embedded_log.clone(), self.backends.embedded_store.clone());
+        let (stop, clock) = (self.stop.clone(), Clock::system());
+        self.spawn("sweep", async move {
+            while stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(60))).await.is_some() {
+                if let Some(log) = &log
+                    && let Err(error) = log.enforce_retention(clock.now()).await
+                {
+                    tracing::warn!(%error, "retention not enforced");
+                }
+                if let Some(store) = &store
+                    && let Err(error) = store.expire(clock.now(), 10_000).await
+                {
+                    tracing::warn!(%error, "expired rows not swept");
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// Ends everything in order: no new work, what is begun is finished and committed.
+    ///
+    /// # Errors
+    /// The first error that any part ended with.
+    pub async fn stop(mut self) -> Result<(), ServeError> {
+        self.stop.cancel();
+        self.wait().await
+    }
+
+    /// Waits until everything has ended, by a signal to [`Instance::stopper`] or by an error.
+    ///
+    /// # Errors
+    /// The first error that any part ended with.
+    pub async fn wait(&mut self) -> Result<(), ServeError> {
+        let mut first = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let end = match ended {
+                Ok((what, end)) => end.inspect_err(|error| tracing::error!(what, %error, "ended")),
+                Err(error) => {
+                    tracing::error!(%error, "a task panicked");
+                    self.stop.cancel();
+                    Err(ServeError::Task("the pipeline"))
+                }
+            };
+            first = first.and(end);
+        }
+        first
+    }
+
+    /// Cancel this to end the process in order.
+    #[must_use]
+    pub fn stopper(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+}
+
+/// Every consumer group with its topics.
+#[must_use]
+pub fn groups() -> Vec<(String, Vec<Topic>)> {
+    use bellwether_processors::{
+        dead_letters::DeadLetters, flow::Flow, members::Members, route::Route, schedule::Schedule, track::Track,
+    };
+    let mut groups = vec![
+        (Flow::NAME.to_owned(), vec![Topic::Events]),
+        (Members::NAME.to_owned(), vec![Topic::Members]),
+        (Route::NAME.to_owned(), Lane::ALL.map(Topic::Notifications).to_vec()),
+        (Track::NAME.to_owned(), vec![Topic::Receipts, Topic::Decisions]),
+        (Schedule::NAME.to_owned(), vec![Topic::Scheduled]),
+        (DeadLetters::NAME.to_owned(), vec![Topic::DeadLetters]),
+    ];
+    groups.extend(Channel::ALL.map(|c| (group(c), Lane::ALL.map(|l| Topic::Deliveries(c, l)).to_vec())));
+    groups
+}
+
+async fn refresh_lag(
+    log: &dyn bellwether_connectors::log::Log,
+    metrics: &Metrics,
+    group: &str,
+    topic: Topic,
+) -> Result<(), bellwether_connectors::log::LogError> {
+    for (at, lag) in lag(log, group, topic).await? {
+        let partition = at.partition.to_string();
+        let gauge = metrics.lag.with_label_values(&[group, topic.name(), &partition]);
+        gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+    }
+    Ok(())
+}
+
+/// Records of each partition that the group has not committed.
+///
+/// # Errors
+/// The log's.
+pub async fn lag(
+    log: &dyn bellwether_connectors::log::Log,
+    group: &str,
+    topic: Topic,
+) -> Result<Vec<(TopicPartition, u64)>, bellwether_connectors::log::LogError> {
+    let progress = log.progress(group, topic).await?;
+    let bounds = log.bounds(topic).await?;
+    Ok(bounds
+        .into_iter()
+        .map(|b| {
+            let done = progress.iter().find(|c| c.at == b.at).map_or(b.start, |c| c.committed.offset);
+            (b.at, b.end.saturating_sub(done))
+        })
+        .collect())
+}

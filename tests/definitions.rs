@@ -1,0 +1,277 @@
+//! Folders of definitions: what is refused, where and in which words; what a change looks like.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use bellwether::definitions::{Loaded, Located, check_provider, diff, load};
+use bellwether_processors::content::{EventAttributes, context};
+use bellwether_schemas::{Channel, Timestamp, definitions::Definitions, member::Profile};
+use proptest::prelude::*;
+use serde_json::json;
+use std::{fs, path::Path};
+use tempfile::TempDir;
+
+const PROJECT: &str = "name: shop\ndefault_locale: en\ndefault_region: ES\n";
+const PROVIDERS: &str = "\
+mail:
+  kind: smtp
+  host: \"${SMTP_HOST:-127.0.0.1}\"
+  port: ${SMTP_PORT:-1025}
+  note: \"${SMTP_PORT:-1025}\"
+  password: { env: SMTP_PASSWORD }
+  on_ambiguous: hold
+text: { kind: twilio, rate_per_second: 10 }
+";
+const TEMPLATE: &str = "\
+# What a customer hears first.
+channels:
+  email:
+    en:
+      subject: 'Order {{ order.number }}'
+      html: |
+        <p>Hello {{ member.name | default('there') }}</p>
+
+        <p>You paid {{ order.total }} for {{ order.number }}</p>
+      text: >-
+        You paid {{ order.total }}
+        for {{ order.number }}
+  sms:
+    en: { text: \"Order {{ order.number }}\" }
+sample:
+  order: { number: A-1, total: 12.5 }
+";
+const FLOW: &str = "\
+on: shop.order.placed
+when: event.data.order.total > 0.0
+notify:
+  template: order_placed
+  lane: transactional
+  channels: [email, sms]
+  expires_after_seconds: 3600
+";
+
+/// A folder with the shop, with some files written over; an empty text removes the file.
+fn shop(changes: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let files = [
+        ("project.yaml", PROJECT),
+        ("providers.yaml", PROVIDERS),
+        ("templates/order_placed.yaml", TEMPLATE),
+        ("flows/order_placed.yaml", FLOW),
+    ];
+    for (file, text) in files.iter().chain(changes) {
+        let path = dir.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if text.is_empty() { fs::remove_file(path).unwrap() } else { fs::write(path, text).unwrap() }
+    }
+    dir
+}
+
+fn read(dir: &Path) -> Result<Loaded, Vec<Located>> {
+    load(dir, &|name| (name == "SET").then(|| "from the environment".to_owned()), &check_provider)
+}
+
+fn document(changes: &[(&str, &str)]) -> Definitions {
+    read(shop(changes).path()).unwrap().document
+}
+
+#[test]
+fn a_whole_folder_loads() {
+    let loaded = read(shop(&[]).path()).unwrap();
+    let mail = &loaded.document.providers["mail"];
+    assert_eq!(mail.settings["host"], "127.0.0.1");
+    assert_eq!(mail.settings["port"], 1025, "a whole plain scalar takes its type after expansion");
+    assert_eq!(mail.settings["note"], "1025", "quotes keep text");
+    assert_eq!(mail.settings["password"], json!({"env": "SMTP_PASSWORD"}));
+    assert_eq!(loaded.compiled.providers(Channel::Sms), ["text"]);
+    let event = EventAttributes { id: "1", kind: "shop.order.placed", source: None, time: Timestamp(0) };
+    let context = context(event, &json!({"order": {"number": "B-2", "total": 3}}), "ana", &Profile::default());
+    let rendered = loaded.compiled.render("order_placed", Channel::Email, Some("es"), &context).unwrap();
+    assert_eq!(rendered.text.as_deref(), Some("You paid 3 for B-2"));
+}
+
+#[test]
+fn yaml_and_the_published_json_say_the_same() {
+    let document = document(&[]);
+    let json = serde_json::to_string(&document).unwrap();
+    assert_eq!(serde_json::from_str::<Definitions>(&json).unwrap(), document);
+    // JSON is YAML: what was published can be written to a folder and read again.
+    let part = |value: serde_json::Value| value.to_string();
+    let again = shop(&[
+        ("project.yaml", &part(json!(document.project))),
+        ("providers.yaml", &part(json!(document.providers))),
+        ("templates/order_placed.yaml", &part(json!(document.templates["order_placed"]))),
+        ("flows/order_placed.yaml", &part(json!(document.flows["order_placed"]))),
+    ]);
+    assert_eq!(read(again.path()).unwrap().document, document);
+}
+
+#[test]
+fn the_environment_cannot_change_the_structure() {
+    let mail =
+        "mail:\n  kind: smtp\n  host: ${SET}\n  a: $${SET}\n  b: 'x${SET}y'\n  c: '${{ total }} ${'\n  d: ${EMPTY:-}\n";
+    let dir = shop(&[("providers.yaml", &format!("{mail}text: {{kind: twilio}}\n"))]);
+    let env = |name: &str| (name == "SET").then(|| "x: [1, 2]\nkind: twilio".to_owned());
+    let document = load(dir.path(), &env, &check_provider).unwrap().document;
+    let settings = &document.providers["mail"].settings;
+    assert_eq!(document.providers["mail"].kind, "smtp");
+    assert_eq!(settings["host"], "x: [1, 2]\nkind: twilio");
+    assert_eq!(settings["a"], "${SET}");
+    assert_eq!(settings["b"], "xx: [1, 2]\nkind: twilioy");
+    assert_eq!(settings["c"], "${{ total }} ${");
+    assert_eq!(settings["d"], "");
+}
+
+#[test]
+fn every_mistake_is_told_with_file_and_line() {
+    let template = |from: &str, to: &str| TEMPLATE.replace(from, to);
+    let flow = |from: &str, to: &str| FLOW.replace(from, to);
+    let cases: Vec<(&str, Vec<(&str, String)>)> = vec![
+        ("no files at all", ["project.yaml", "providers.yaml"].map(|f| (f, String::new())).to_vec()),
+        ("syntax", vec![("templates/order_placed.yaml", template("  sms:\n", "  sms: [\n"))]),
+        ("tabs", vec![("project.yaml", "name:\n\tshop".into())]),
+        ("a key twice", vec![("project.yaml", format!("{PROJECT}name: again\n"))]),
+        ("two documents", vec![("project.yaml", format!("{PROJECT}---\n{PROJECT}"))]),
+        ("an empty file", vec![("flows/order_placed.yaml", "# nothing yet\n".into())]),
+        ("a list for a map", vec![("project.yaml", "- name: shop\n".into())]),
+        (
+            "unknown fields",
+            vec![
+                ("project.yaml", format!("{PROJECT}default_local: en\n")),
+                ("templates/order_placed.yaml", template("subject:", "subjet:")),
+                ("flows/order_placed.yaml", flow("expires_after_seconds", "expire_after")),
+            ],
+        ),
+        (
+            "wrong types",
+            vec![
+                ("project.yaml", "name: 12\ndefault_locale: [en]\n".into()),
+                (
+                    "providers.yaml",
+                    "mail: { kind: smtp, max_in_flight: many, max_attempts: -1, on_ambiguous: Resend }\ntext: 5\n"
+                        .into(),
+                ),
+                (
+                    "flows/order_placed.yaml",
+                    flow("transactional", "urgent").replace("[email, sms]", "sms").replace("3600", "'3600'"),
+                ),
+            ],
+        ),
+        (
+            "an unknown channel",
+            vec![
+                ("templates/order_placed.yaml", template("  sms:", "  smss:")),
+                ("flows/order_placed.yaml", flow("[email, sms]", "[emial, fax]")),
+            ],
+        ),
+        (
+            "a variable in a block",
+            vec![(
+                "templates/order_placed.yaml",
+                template("{{ order.total }} for {{ order.number }}</p>", "{{ order.totl }} for {{ order.numbr }}</p>"),
+            )],
+        ),
+        (
+            "a variable in a quoted text",
+            vec![("templates/order_placed.yaml", template("'Order {{ order.number }}'", "'Order {{ order.numbr }}'"))],
+        ),
+        (
+            "a variable in a folded text",
+            vec![(
+                "templates/order_placed.yaml",
+                template("        for {{ order.number }}\n", "        for {{ order.numbr }}\n"),
+            )],
+        ),
+        (
+            "template syntax",
+            vec![("templates/order_placed.yaml", template("Hello {{ member.name", "Hello {% member.name"))],
+        ),
+        (
+            "a block with an indentation of its own",
+            vec![(
+                "templates/order_placed.yaml",
+                template("html: |\n", "html: |2-  # markup\n\n").replace("<p>You", "  <b>{{ oops }}</b>You"),
+            )],
+        ),
+        ("a missing variant", vec![("templates/order_placed.yaml", template("    en: { text", "    es: { text"))]),
+        (
+            "a condition",
+            vec![("flows/order_placed.yaml", flow("event.data.order.total > 0.0", "evnt.data.order.total > 0.0"))],
+        ),
+        (
+            "an unknown template",
+            vec![("flows/order_placed.yaml", flow("template: order_placed", "template: order_place"))],
+        ),
+        ("an unknown kind", vec![("providers.yaml", PROVIDERS.replace("kind: smtp", "kind: smpt"))]),
+        ("the environment", vec![("providers.yaml", PROVIDERS.replace(":-1025", "").replace("hold", "${POLICY}"))]),
+        ("the environment, unquoted in a flow map", vec![("providers.yaml", PROVIDERS.replace("twilio", "${KIND}"))]),
+        ("a broken template is not missed by its flow", vec![("templates/order_placed.yaml", "channels: [".into())]),
+        ("broken providers are not missed by templates", vec![("providers.yaml", "mail: [".into())]),
+        (
+            "files that have no meaning",
+            vec![
+                ("flows/old.yml", "on: x".into()),
+                ("flow/order.yaml", "on: x".into()),
+                ("provider.yaml", "a: b".into()),
+                ("README.md", "# Shop".into()),
+            ],
+        ),
+        ("bad names", vec![("templates/Order Placed.yaml", TEMPLATE.into()), ("flows/a.b.yaml", FLOW.into())]),
+    ];
+    let mut told = String::new();
+    for (what, changes) in cases {
+        let dir = shop(&changes.iter().map(|(file, text)| (*file, text.as_str())).collect::<Vec<_>>());
+        told += &format!("# {what}\n");
+        for error in read(dir.path()).unwrap_err() {
+            told += &format!("{error}\n");
+        }
+        told.push('\n');
+    }
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn a_folder_that_is_not_there_says_so() {
+    let errors = read(Path::new("/nowhere/at/all")).unwrap_err();
+    assert_eq!(errors.iter().map(|e| e.file.as_str()).collect::<Vec<_>>(), ["project.yaml", "providers.yaml"]);
+    assert!(errors[0].problem.contains("cannot be read"), "{}", errors[0]);
+}
+
+#[test]
+fn a_difference_is_shown_for_each_thing() {
+    let old = document(&[]);
+    let new = document(&[
+        ("project.yaml", "name: shop\ndefault_locale: en\n"),
+        ("providers.yaml", &PROVIDERS.replace("hold", "resend")),
+        ("templates/order_placed.yaml", &TEMPLATE.replace("<p>You paid", "<p>You have paid")),
+        ("templates/order_shipped.yaml", "channels: {sms: {en: {text: On its way}}}\n"),
+        ("flows/order_placed.yaml", ""),
+        ("flows/order_shipped.yaml", "on: shop.order.shipped\nnotify: {template: order_shipped, lane: bulk}\n"),
+    ]);
+    insta::assert_snapshot!(diff(Some(&old), &new));
+    assert_eq!(diff(Some(&old), &old), "");
+    assert!(diff(None, &old).starts_with("added flows/order_placed\n"));
+    // What differs only in type or in the last line's end is a difference too.
+    let number = document(&[("providers.yaml", &PROVIDERS.replace("note: \"${SMTP_PORT:-1025}\"", "note: 1025"))]);
+    assert!(diff(Some(&old), &number).contains("-note: \"1025\"\n+note: 1025\n"), "{}", diff(Some(&old), &number));
+    let open = document(&[("templates/order_placed.yaml", &TEMPLATE.replace("html: |", "html: |-"))]);
+    assert!(diff(Some(&old), &open).contains("html: |-\n"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever stands in the files, the answer is a document or a list of errors with places.
+    #[test]
+    fn no_text_makes_the_loader_panic(
+        wild in "([a-z${}:\\[\\]|>&*!%#'\"~é-]|\n|  |: |- |on|<<|\\$\\{A:-|\\}|\\{\\{|\\}\\}){0,80}",
+        cut in 0..TEMPLATE.len(),
+        put in "[\\[\\]{}|>:&*'\"\n $-]{0,3}",
+    ) {
+        let mut template = TEMPLATE.to_owned();
+        template.insert_str(cut, &put);
+        let dir = shop(&[("templates/order_placed.yaml", &template), ("templates/wild.yaml", &format!("{wild} ")), ("flows/wild.yaml", &format!("{wild} "))]);
+        for error in read(dir.path()).err().unwrap_or_default() {
+            prop_assert!(error.line >= 1 && error.column >= 1 && !error.remedy.is_empty(), "{}", error);
+        }
+    }
+}
