@@ -344,9 +344,10 @@ fn the_greatest_fence_wins_however_late_it_arrives() {
         store.write(vec![delete(12)]).await.unwrap();
         assert_eq!(value().await, Some(13), "a late delete lost");
         refused(store.write(vec![put(1, u64::MAX)]).await, "fence");
-        // A replaced value must not shine through, whatever is null: see `every_type_…`; a late one neither.
-        store.write(vec![profile(&project, None).put_fenced(8)]).await.unwrap();
-        store.write(vec![profile(&project, Some("de")).put_fenced(7)]).await.unwrap();
+        // What is absent in the winner stays absent, although a late loser has it; down to the smallest fences.
+        for (fence, locale) in [(0, Some("de")), (1, None), (0, Some("fr")), (9, None), (8, Some("it"))] {
+            store.write(vec![profile(&project, locale).put_fenced(fence)]).await.unwrap();
+        }
         let found = rows::<MemberRow>(&store, MemberRow::read_all(project.as_str(), "ada")).await;
         assert_eq!(found, [profile(&project, None)]);
     });

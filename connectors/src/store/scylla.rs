@@ -5,10 +5,13 @@
 //! - Consistency is `LOCAL_QUORUM`, compare-and-set `LOCAL_SERIAL`.
 //! - Tables without fence are written with the coordinator's clock. Two writes of one row by different coordinators within their clocks'
 //!   difference may be ordered either way, so keep the servers on NTP.
-//! - In a fenced table the fence is the cells' timestamp. At equal fences a delete wins over a put, and of two puts each cell keeps the
-//!   greater value; the same write twice is the same row. A deleted row's fence is remembered for `gc_grace_seconds` (10 days by default).
+//! - In a fenced table the fence is the cells' timestamp. Between calls, at equal fences, a delete wins over a put, and of two puts each
+//!   column keeps the greater value; so one fence must not mean two things. (The same write twice is the same row.) The fence of a row
+//!   that is deleted or expired is remembered for `gc_grace_seconds`, 10 days by default.
 //! - `uuid` clustering columns are ordered by version first, then as bytes.
 //! - Rows as read have no TTL; their fence is kept in a column of its own, `fence`.
+//! - On ScyllaDB before 2025.4, compare-and-set needs a keyspace without tablets: make it by hand.
+//! - The driver's traces (target `scylla`, level TRACE) show partition keys: leave them off in production.
 
 mod cells;
 mod checkpoint;
@@ -20,7 +23,7 @@ mod statements;
 use super::{Checkpoint, ScanPage, Store, StoreError, TokenRange};
 use crate::secret::Secret;
 use async_trait::async_trait;
-use bellwether_schemas::rows::{Cells, Read, Span, Table, Value, Write};
+use bellwether_schemas::rows::{Cells, Key, Read, Span, Table, Value, Write};
 use cells::Bind;
 use checkpoint::Position;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -217,7 +220,11 @@ impl ScyllaTls {
             let mut store = openssl::x509::store::X509StoreBuilder::new().map_err(wrong("ca"))?;
             let pem =
                 std::fs::read(ca).map_err(|error| StoreError::Refused(format!("tls.ca {}: {error}", ca.display())))?;
-            for certificate in openssl::x509::X509::stack_from_pem(&pem).map_err(wrong("ca"))? {
+            let certificates = openssl::x509::X509::stack_from_pem(&pem).map_err(wrong("ca"))?;
+            if certificates.is_empty() {
+                return Err(StoreError::Refused(format!("tls.ca {}: has no certificate (PEM)", ca.display())));
+            }
+            for certificate in certificates {
                 store.add_cert(certificate).map_err(wrong("ca"))?;
             }
             context.set_cert_store(store.build());
@@ -371,14 +378,14 @@ impl ScyllaStore {
 
     /// Applies writes of one partition: a single statement, or a batch, which is one mutation because it has one partition.
     async fn apply(&self, mutation: &Mutation<'_>) -> Result<(), StoreError> {
-        if let [(statement, values)] = mutation.writes.as_slice() {
+        if let [RowWrite { erase: None, write: (statement, values) }] = mutation.rows.as_slice() {
             let statement = statement.get(&self.session).await?;
             return self.execute(mutation.table, statement, values).await.map(|_| ());
         }
         let mut batch = Batch::new(BatchType::Unlogged);
         batch.set_is_idempotent(true);
-        let mut bound = Vec::with_capacity(mutation.writes.len());
-        for (statement, values) in &mutation.writes {
+        let mut bound = Vec::with_capacity(mutation.rows.len());
+        for (statement, values) in mutation.statements() {
             batch.append_statement(statement.get(&self.session).await?.clone());
             bound.push(values.as_slice());
         }
@@ -395,40 +402,55 @@ impl ScyllaStore {
         let mut rows: HashMap<_, (usize, usize, &Write)> = HashMap::new();
         for write in writes {
             let (table, key) = write.target();
-            let bound = bound(self.of(table.name)?, write)?;
+            let row = bound(self.of(table.name)?, write)?;
             match rows.entry((table.name, key)) {
                 Entry::Occupied(mut entry) => {
                     let (partition, at, earlier) = *entry.get();
                     if fence_of(write) >= fence_of(earlier) {
-                        mutations[partition].writes[at] = bound;
+                        mutations[partition].rows[at] = row;
                         entry.insert((partition, at, write));
                     }
                 }
                 Entry::Vacant(entry) => {
                     let partition = *partitions.entry((table.name, &key.partition)).or_insert_with(|| {
-                        mutations.push(Mutation { table, writes: Vec::new() });
+                        mutations.push(Mutation { table, rows: Vec::new() });
                         mutations.len() - 1
                     });
-                    entry.insert((partition, mutations[partition].writes.len(), write));
-                    mutations[partition].writes.push(bound);
+                    entry.insert((partition, mutations[partition].rows.len(), write));
+                    mutations[partition].rows.push(row);
                 }
             }
         }
-        match mutations.iter().find(|mutation| mutation.writes.len() > BATCH_STATEMENTS) {
+        match mutations.iter().find(|mutation| mutation.statements().count() > BATCH_STATEMENTS) {
             None => Ok(mutations),
-            Some(mutation) => Err(StoreError::Refused(format!(
-                "table {}: {} rows of one partition in one call; at most {BATCH_STATEMENTS} can be applied together",
-                mutation.table.name,
-                mutation.writes.len()
+            Some(Mutation { table, rows }) => Err(StoreError::Refused(format!(
+                "table {}: {} rows of one partition in one call are more than can be applied together: write fewer at once",
+                table.name,
+                rows.len()
             ))),
         }
     }
 }
 
-/// Statements of one partition.
+/// A statement and what it binds.
+type Bound<'a> = (&'a Lazy, Vec<Bind<'a>>);
+
+/// Writes of one partition.
 struct Mutation<'a> {
     table: &'static Table,
-    writes: Vec<(&'a Lazy, Vec<Bind<'a>>)>,
+    rows: Vec<RowWrite<'a>>,
+}
+
+impl Mutation<'_> {
+    fn statements(&self) -> impl Iterator<Item = &Bound<'_>> {
+        self.rows.iter().flat_map(|row| row.erase.iter().chain([&row.write]))
+    }
+}
+
+/// A write of one row, before which the row may be erased.
+struct RowWrite<'a> {
+    erase: Option<Bound<'a>>,
+    write: Bound<'a>,
 }
 
 const fn fence_of(write: &Write) -> Option<u64> {
@@ -438,20 +460,39 @@ const fn fence_of(write: &Write) -> Option<u64> {
     }
 }
 
-/// A write's statement and what it binds.
+/// A write as statements.
 ///
-/// A column without a value is bound as null, which leaves a tombstone: a put replaces the whole row, and whether there is one to
-/// replace only a read could tell. (Unset would be free, and would let old values shine through.)
-fn bound<'a>(statements: &'a Statements, write: &'a Write) -> Result<(&'a Lazy, Vec<Bind<'a>>), StoreError> {
+/// A put replaces the whole row, and whether there is one to replace only a read could tell: columns without a value cannot just be left
+/// out (unset), or old values would shine through. Binding null does it, and leaves a tombstone a column. A fenced put knows a better way:
+/// it erases what is older than its fence, one tombstone a row, which a read that finds the row alive does not count. With 30 claims of 8
+/// absent columns, a member's read cost Cassandra 5.0 a fifth less CPU so, and writes the same. Without a fence there is no timestamp that
+/// is surely between the old row and the new one; but there few columns are ever absent.
+fn bound<'a>(statements: &'a Statements, write: &'a Write) -> Result<RowWrite<'a>, StoreError> {
     match write {
-        Write::Put(cells) => Ok((&statements.insert, cells::row(cells, Bind::Null)?)),
+        Write::Put(cells) => {
+            let absent = cells.columns.iter().filter(|value| value.is_none()).count();
+            let before = cells.fence.and_then(|fence| fence.checked_sub(1)).filter(|_| absent > 1);
+            let write =
+                (&statements.insert, cells::row(cells, if before.is_some() { Bind::Unset } else { Bind::Null })?);
+            let erase = before.map(|before| deletion(statements, cells.table, &cells.key, Some(before))).transpose()?;
+            Ok(RowWrite { erase, write })
+        }
         Write::Delete { table, key, fence } => {
-            cells::check_key(table, key)?;
-            let fence = cells::fence(table, *fence)?.map(Bind::BigInt);
-            let key = cells::binds(&key.partition).chain(cells::binds(&key.clustering));
-            Ok((&statements.delete, fence.into_iter().chain(key).collect()))
+            Ok(RowWrite { erase: None, write: deletion(statements, table, key, *fence)? })
         }
     }
+}
+
+fn deletion<'a>(
+    statements: &'a Statements,
+    table: &Table,
+    key: &'a Key,
+    fence: Option<u64>,
+) -> Result<Bound<'a>, StoreError> {
+    cells::check_key(table, key)?;
+    let fence = cells::fence(table, fence)?.map(Bind::BigInt);
+    let key = cells::binds(&key.partition).chain(cells::binds(&key.clustering));
+    Ok((&statements.delete, fence.into_iter().chain(key).collect()))
 }
 
 /// A read's statement, and what it binds before the limit.

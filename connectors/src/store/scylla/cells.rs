@@ -29,7 +29,7 @@ pub(super) enum Bind<'a> {
     Value(&'a Value),
     /// No value, over whatever there was.
     Null,
-    /// No value where there is none yet: leaves no tombstone.
+    /// No value where none can be: leaves no tombstone.
     Unset,
     /// A limit or TTL (CQL `int`).
     Int(i32),

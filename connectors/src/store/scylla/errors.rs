@@ -6,6 +6,7 @@ use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError, MetadataError,
     MetadataFetchErrorKind, NewSessionError, PrepareError, RequestAttemptError, UseKeyspaceError,
 };
+use std::fmt;
 
 /// A session that could not be opened.
 pub(super) fn connect(error: &NewSessionError) -> StoreError {
@@ -19,9 +20,9 @@ pub(super) fn connect(error: &NewSessionError) -> StoreError {
         NewSessionError::MetadataError(MetadataError::ConnectionPoolError(error)) => pool(error),
         NewSessionError::MetadataError(MetadataError::FetchError(error)) => match &error.error {
             MetadataFetchErrorKind::PrepareError(error) => attempt(error),
-            _ => StoreError::Unavailable(error.to_string()),
+            _ => unavailable(error),
         },
-        other => StoreError::Unavailable(other.to_string()),
+        other => unavailable(other),
     }
 }
 
@@ -52,7 +53,7 @@ pub(super) fn execute(table: &str, error: &ExecutionError) -> StoreError {
         }
         ExecutionError::UseKeyspaceError(UseKeyspaceError::RequestError(error)) => attempt(error),
         // Schema agreement and metadata come late when nodes are slow or down.
-        other => StoreError::Unavailable(other.to_string()),
+        other => unavailable(other),
     }
 }
 
@@ -72,7 +73,7 @@ fn attempt(error: &RequestAttemptError) -> StoreError {
     match error {
         RequestAttemptError::DbError(error, _) => server(error),
         RequestAttemptError::UnableToAllocStreamId | RequestAttemptError::BrokenConnectionError(_) => {
-            StoreError::Unavailable(error.to_string())
+            unavailable(error)
         }
         RequestAttemptError::RepreparedIdChanged { .. } | RequestAttemptError::RepreparedIdMissingInBatch => {
             StoreError::Schema("a prepared statement's table was changed meanwhile".into())
@@ -98,7 +99,7 @@ fn server(error: &DbError) -> StoreError {
         | DbError::WriteFailure { .. }
         | DbError::ServerError
         | DbError::Unprepared { .. }
-        | DbError::RateLimitReached { .. } => StoreError::Unavailable(error.to_string()),
+        | DbError::RateLimitReached { .. } => unavailable(error),
         DbError::Invalid | DbError::SyntaxError => {
             StoreError::Refused("the server calls the request invalid: is a key or value larger than it takes?".into())
         }
@@ -109,7 +110,7 @@ fn server(error: &DbError) -> StoreError {
 fn pool(error: &ConnectionPoolError) -> StoreError {
     match error {
         ConnectionPoolError::Broken { last_connection_error } => connection(last_connection_error),
-        other => StoreError::Unavailable(other.to_string()),
+        other => unavailable(other),
     }
 }
 
@@ -125,5 +126,21 @@ fn connection(error: &ConnectionError) -> StoreError {
             _ => {}
         }
     }
-    StoreError::Unavailable(error.to_string())
+    if let ConnectionError::IoError(io) = error
+        && io
+            .get_ref()
+            .is_some_and(|inner| inner.is::<openssl::ssl::Error>() || inner.is::<openssl::error::ErrorStack>())
+    {
+        return StoreError::Refused(format!("no encryption is agreed on: {}; check `tls`", first_line(io)));
+    }
+    unavailable(error)
+}
+
+fn unavailable(error: &impl fmt::Display) -> StoreError {
+    StoreError::Unavailable(first_line(error))
+}
+
+/// Some of the driver's errors explain themselves at length.
+fn first_line(error: &impl fmt::Display) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
