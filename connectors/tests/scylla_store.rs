@@ -1,6 +1,8 @@
-//! The CQL store against a real server: 127.0.0.1:19042, or what the environment variable `BELLWETHER_CQL` names.
-//! What both stores have in common is in `store_contract.rs`; here is what only CQL can get wrong.
+//! What only the CQL store can get wrong, against a real server. What all stores have in common is in `store_contract.rs`.
 #![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "contract/keyspace.rs"]
+mod keyspace;
 
 use bellwether_connectors::store::{
     Checkpoint, Store, StoreError, TokenRange,
@@ -11,7 +13,7 @@ use bellwether_schemas::{
     rows::{Cells, Key, Read, Row, Span, Table, Type, Value, Write},
     tables::*,
 };
-use scylla::client::{session::Session, session_builder::SessionBuilder};
+use keyspace::{Keyspace, session};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, LazyLock, Mutex, Weak},
@@ -22,66 +24,38 @@ use uuid::Uuid;
 
 /// One runtime for all tests, because a session ends with the runtime that opened it.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
-static SHARED: Mutex<Weak<Keyspace>> = Mutex::new(Weak::new());
+static SHARED: Mutex<Weak<Shared>> = Mutex::new(Weak::new());
 
 /// A keyspace with all tables, dropped with the last test that uses it: making tables is slow.
-struct Keyspace {
+struct Shared {
     store: Arc<ScyllaStore>,
-    session: Session,
-    name: String,
+    keyspace: Keyspace,
 }
 
-fn contact_point() -> String {
-    std::env::var("BELLWETHER_CQL").unwrap_or_else(|_| "127.0.0.1:19042".into())
-}
-
-impl Keyspace {
-    async fn empty() -> Self {
-        let name = format!("bw_test_{}", Uuid::new_v4().simple());
-        let config = ScyllaConfig::new(vec![contact_point()], name.clone());
-        let store = ScyllaStore::connect(config).await;
-        let store = store.unwrap_or_else(|error| panic!("{error}: start the server by `cargo xtask services up`"));
-        let session = SessionBuilder::new().known_node(contact_point()).build().await.unwrap();
-        Self { store, session, name }
-    }
-
-    fn shared() -> Arc<Self> {
-        let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
-            let keyspace = Arc::new(RUNTIME.block_on(async {
-                let keyspace = Self::empty().await;
-                keyspace.store.migrate().await.unwrap();
-                keyspace
-            }));
-            *shared = Arc::downgrade(&keyspace);
-            keyspace
-        })
-    }
-
-    async fn cql(&self, text: &str) -> scylla::response::query_result::QueryResult {
-        self.session.query_unpaged(text.replace("KEYSPACE", &self.name), ()).await.unwrap()
-    }
-}
-
-impl Drop for Keyspace {
-    fn drop(&mut self) {
-        let drop = format!("DROP KEYSPACE IF EXISTS \"{}\"", self.name);
-        if let Err(error) = RUNTIME.block_on(self.session.query_unpaged(drop, ())) {
-            eprintln!("keyspace {} stays: {error}", self.name);
-        }
-    }
+fn shared() -> Arc<Shared> {
+    let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let keyspace = Keyspace::new();
+        let store = RUNTIME.block_on(async {
+            let store = keyspace.connect().await;
+            store.migrate().await.unwrap();
+            store
+        });
+        let made = Arc::new(Shared { store, keyspace });
+        *shared = Arc::downgrade(&made);
+        made
+    })
 }
 
 /// Runs a test on the shared keyspace. The keyspace is let go outside of the runtime, also when the test fails.
 fn on_store<F: Future<Output = ()>>(test: impl FnOnce(Arc<ScyllaStore>) -> F) {
-    let keyspace = Keyspace::shared();
-    RUNTIME.block_on(test(Arc::clone(&keyspace.store)));
+    let shared = shared();
+    RUNTIME.block_on(test(Arc::clone(&shared.store)));
 }
 
 /// Runs a test on a keyspace of its own that is not made yet.
 fn on_nothing<F: Future<Output = ()>>(test: impl FnOnce(Arc<Keyspace>) -> F) {
-    let keyspace = Arc::new(RUNTIME.block_on(Keyspace::empty()));
-    RUNTIME.block_on(test(Arc::clone(&keyspace)));
+    RUNTIME.block_on(test(Arc::new(Keyspace::new())));
 }
 
 fn fresh() -> String {
@@ -499,7 +473,7 @@ async fn scan_all(store: &ScyllaStore, table: &'static Table, range: TokenRange,
 #[test]
 fn a_resumed_scan_sees_every_row_once_although_partitions_are_larger_than_pages() {
     on_nothing(|keyspace| async move {
-        let store = &keyspace.store;
+        let store = &keyspace.connect().await;
         store.migrate().await.unwrap();
         let day = |partition: i64, n: i64| AggregateRow {
             day: format!("d{partition}"),
@@ -595,13 +569,13 @@ fn partitions_of_equal_token_are_each_scanned_once() {
 
 #[test]
 fn the_tables_that_migrations_make_are_those_of_the_schemas() {
-    let keyspace = Keyspace::shared();
+    let shared = shared();
     RUNTIME.block_on(async {
         let text = format!(
             "SELECT table_name, column_name, type, kind, position FROM system_schema.columns WHERE keyspace_name = '{}'",
-            keyspace.name
+            shared.keyspace.name
         );
-        let found = keyspace.cql(&text).await.into_rows_result().unwrap();
+        let found = session().await.query_unpaged(text, ()).await.unwrap().into_rows_result().unwrap();
         let mut made = BTreeMap::<String, BTreeSet<_>>::new();
         for row in found.rows::<(String, String, String, String, i32)>().unwrap() {
             let (table, column, kind, part, at) = row.unwrap();
@@ -626,7 +600,7 @@ fn the_tables_that_migrations_make_are_those_of_the_schemas() {
 #[test]
 fn migrations_run_once_and_a_keyspace_without_them_is_not_ready() {
     on_nothing(|keyspace| async move {
-        let store = &keyspace.store;
+        let store = &keyspace.connect().await;
         let missing = |error: StoreError| assert!(matches!(error, StoreError::Schema(_)), "{error}");
         missing(store.ping().await.unwrap_err());
         missing(store.read(&[StoryRow::read_all(Uuid::nil())]).await.unwrap_err());
@@ -636,7 +610,9 @@ fn migrations_run_once_and_a_keyspace_without_them_is_not_ready() {
         assert_eq!(store.migrate().await.unwrap(), [""; 0]);
         assert_eq!(rows::<StoryRow>(store, StoryRow::read_all(Uuid::nil())).await.len(), 1);
 
-        keyspace.cql("UPDATE KEYSPACE.schema_migrations SET checksum = 'other' WHERE name = '0001_tables.cql'").await;
+        let name = &keyspace.name;
+        let edit = format!("UPDATE {name}.schema_migrations SET checksum = 'other' WHERE name = '0001_tables.cql'");
+        session().await.query_unpaged(edit, ()).await.unwrap();
         refused(store.migrate().await, "0001_tables.cql");
         refused(store.ping().await, "0001_tables.cql");
     });
@@ -647,8 +623,7 @@ fn four_may_migrate_at_once_and_one_does() {
     on_nothing(|keyspace| async move {
         let mut migrating = JoinSet::new();
         for _ in 0..4 {
-            let store =
-                ScyllaStore::connect(ScyllaConfig::new(vec![contact_point()], keyspace.name.clone())).await.unwrap();
+            let store = keyspace.connect().await;
             migrating.spawn(async move {
                 let names = store.migrate().await.unwrap();
                 store.ping().await.unwrap();

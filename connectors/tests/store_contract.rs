@@ -5,6 +5,8 @@
 #[macro_use]
 #[path = "contract/store.rs"]
 mod contract;
+#[path = "contract/keyspace.rs"]
+mod keyspace;
 
 mod embedded {
     use crate::contract::Harness;
@@ -193,5 +195,31 @@ mod embedded {
     }
 }
 
-// `mod scylla` goes here: a `Harness` whose `store` opens a `ScyllaStore` with a keyspace of its own, and
-// `store_contract!("multi_thread", …)` on it.
+mod cql {
+    use crate::{contract::Harness, keyspace::Keyspace};
+    use async_trait::async_trait;
+    use bellwether_connectors::store::{Store, scylla::ScyllaStore};
+    use std::sync::Arc;
+    use tokio::sync::OnceCell;
+
+    /// One session for all handles: the store keeps nothing between calls, and a case may open hundreds.
+    struct OnServer {
+        store: OnceCell<Arc<ScyllaStore>>,
+        keyspace: Keyspace,
+    }
+
+    impl OnServer {
+        fn new() -> Self {
+            Self { store: OnceCell::new(), keyspace: Keyspace::new() }
+        }
+    }
+
+    #[async_trait]
+    impl Harness for OnServer {
+        async fn store(&self) -> Arc<dyn Store> {
+            Arc::clone(self.store.get_or_init(|| self.keyspace.connect()).await) as Arc<dyn Store>
+        }
+    }
+
+    store_contract!("multi_thread", OnServer::new());
+}

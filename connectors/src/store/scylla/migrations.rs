@@ -135,7 +135,12 @@ pub(super) async fn run(store: &ScyllaStore, session: Session, replication: &str
     let mut look = tokio::time::interval(LOOK);
     while !pending(store).await?.is_empty() {
         look.tick().await;
-        if claim(store).await? {
+        let claimed = match claim(store).await {
+            // Under contention the server may give up. A claim that was made all the same ends by itself.
+            Err(error) if error.is_transient() => false,
+            claimed => claimed?,
+        };
+        if claimed {
             let outcome = apply(store, &schema).await;
             // A claim that stays only delays the next process until its TTL ends.
             let release = Write::Delete { table: MigrationRow::TABLE, key: MigrationRow::key(CLAIM), fence: None };
