@@ -6,12 +6,12 @@ use crate::{
     metrics::Metrics,
     runtime::metered::{MeteredLog, MeteredStore},
 };
+use bellwether_connectors::secret::Secret;
 use bellwether_connectors::{
     embedded::{Embedded, EmbeddedError},
     log::{Log, LogError, embedded::EmbeddedLog, kafka::KafkaLog},
     store::{Store, StoreError, embedded::EmbeddedStore, scylla::ScyllaStore},
 };
-use bellwether_connectors::secret::Secret;
 use rand::distr::{Alphanumeric, SampleString as _};
 use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::PathBuf, sync::Arc};
 
@@ -52,7 +52,8 @@ impl Backends {
             (LogConfig::Kafka(_), StoreConfig::Scylla(_)) => None,
             _ => Some(Embedded::open(&config.data_dir, config.embedded.clone())?),
         };
-        let embedded_log = embedded.as_ref().map(|e| Arc::clone(&e.log)).filter(|_| matches!(config.log, LogConfig::Embedded));
+        let embedded_log =
+            embedded.as_ref().map(|e| Arc::clone(&e.log)).filter(|_| matches!(config.log, LogConfig::Embedded));
         let embedded_store =
             embedded.as_ref().map(|e| Arc::clone(&e.store)).filter(|_| matches!(config.store, StoreConfig::Embedded));
         let log: Arc<dyn Log> = match (&config.log, &embedded_log) {

@@ -111,8 +111,8 @@ impl Config {
         let config = match path {
             None => Self::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
                 serde_saphyr::from_str(&text)
                     .map_err(|e| ConfigError::Parse { path: path.into(), problem: e.to_string() })?
             }

@@ -7,7 +7,10 @@ use bellwether::{
     serve::{Instance, Role},
     telemetry,
 };
-use bellwether_connectors::{log::{Log as _, kafka::KafkaLog}, store::{Store as _, scylla::ScyllaStore}};
+use bellwether_connectors::{
+    log::{Log as _, kafka::KafkaLog},
+    store::{Store as _, scylla::ScyllaStore},
+};
 use clap::{Parser, Subcommand};
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};

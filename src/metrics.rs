@@ -40,7 +40,8 @@ pub struct Metrics {
     pub webhooks_unverified: IntCounterVec,
 }
 
-const SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
+const SECONDS: &[f64] =
+    &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 const RECORDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0];
 
 impl Metrics {
@@ -66,7 +67,11 @@ impl Metrics {
             Ok::<_, prometheus::Error>(metric)
         };
         Ok(Self {
-            events_accepted: counter("bellwether_events_accepted_total", "Events accepted into the log.", &["project"])?,
+            events_accepted: counter(
+                "bellwether_events_accepted_total",
+                "Events accepted into the log.",
+                &["project"],
+            )?,
             events_rejected: counter("bellwether_events_rejected_total", "Events refused at the door.", &["reason"])?,
             decided: counter(
                 "bellwether_decided_total",

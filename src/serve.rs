@@ -14,7 +14,10 @@ use crate::{
         worker::{Context, Fatal, Worker},
     },
 };
-use bellwether_connectors::{events::{EventDecoder, Registry}, log::TopicPartition};
+use bellwether_connectors::{
+    events::{EventDecoder, Registry},
+    log::TopicPartition,
+};
 use bellwether_processors::Processor;
 use bellwether_schemas::{Channel, Lane, Topic};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};

@@ -20,9 +20,7 @@ use bellwether_connectors::{
     channels::{Accepted, Message, SendError, Sink},
     embedded::{self, Embedded, EmbeddedOptions},
     events::EventDecoder,
-    log::{
-        Append, Bounds, Commit, CommitError, Consumer, Log, LogError, LogRecord, Polled, TopicPartition,
-    },
+    log::{Append, Bounds, Commit, CommitError, Consumer, Log, LogError, LogRecord, Polled, TopicPartition},
     store::{Checkpoint, ScanPage, Store, StoreError, TokenRange},
 };
 use bellwether_processors::definitions::{Compiled, Projects, ProviderCheck};

@@ -51,7 +51,11 @@ pub fn prepare(delivery: &Delivery, project: &Compiled, now: Timestamp) -> Prepa
         return Prepared::End(rejected(delivery, "", &detail, now));
     };
     if delivery.expires_at.is_some_and(|at| at <= now) {
-        let tried = Tried::Failed { kind: ErrorKind::Expired, detail: "it expired before it could be sent".into(), after: None };
+        let tried = Tried::Failed {
+            kind: ErrorKind::Expired,
+            detail: "it expired before it could be sent".into(),
+            after: None,
+        };
         return Prepared::End(settle(delivery, name, provider, tried, now));
     }
     let locale = delivery.locale.as_deref();

@@ -29,9 +29,10 @@ impl Processor for Flow {
 
     fn decide(&self, incoming: &Incoming<Event>, _: &Facts, now: Timestamp) -> Result<Output, Refusal> {
         let event = &incoming.input;
-        let member = event.subject.as_deref().ok_or_else(|| {
-            Refusal::new(Reason::Invalid, "subject: missing; set it to the member's client_user_id")
-        })?;
+        let member = event
+            .subject
+            .as_deref()
+            .ok_or_else(|| Refusal::new(Reason::Invalid, "subject: missing; set it to the member's client_user_id"))?;
         let project = self.projects.get(&event.project).ok_or_else(|| {
             Refusal::new(
                 Reason::Invalid,
@@ -81,7 +82,10 @@ impl Processor for Flow {
                 Err(problem) => {
                     output.refused = Some(Refusal::new(
                         Reason::Evaluation,
-                        format!("flows.{}.when: {problem}; mend the condition or the event's data, then replay", flow.name),
+                        format!(
+                            "flows.{}.when: {problem}; mend the condition or the event's data, then replay",
+                            flow.name
+                        ),
                     ));
                 }
             }

@@ -177,10 +177,7 @@ mod tests {
         let (offset, metadata) = first.commit();
         let mut second = Ledger::open(offset, &metadata);
         let arrivals: Vec<Arrival> = (0..5).map(|o| second.arrive(o, o)).collect();
-        assert_eq!(
-            arrivals,
-            [Arrival::Ambiguous, Arrival::Past, Arrival::Ambiguous, Arrival::Ambiguous, Arrival::New]
-        );
+        assert_eq!(arrivals, [Arrival::Ambiguous, Arrival::Past, Arrival::Ambiguous, Arrival::Ambiguous, Arrival::New]);
         assert_eq!(second.commit(), (0, "1:4:C".into()), "a successor that dies before it acts passes the doubt on");
     }
 

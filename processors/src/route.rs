@@ -54,7 +54,10 @@ impl Processor for Route {
     fn decide(&self, incoming: &Incoming<Notification>, facts: &Facts, now: Timestamp) -> Result<Output, Refusal> {
         let n = &incoming.input;
         let project = self.projects.get(&n.project).ok_or_else(|| {
-            Refusal::new(Reason::Invalid, format!("project: `{}` has no definitions; apply them, then replay", n.project))
+            Refusal::new(
+                Reason::Invalid,
+                format!("project: `{}` has no definitions; apply them, then replay", n.project),
+            )
         })?;
         let of_member = |kind: &str, id: &str| MemberRow::read_one(n.project.as_str(), n.member.as_str(), kind, id);
         let profile = facts.one::<MemberRow>(&of_member(PROFILE, ""))?;
@@ -64,11 +67,11 @@ impl Processor for Route {
 
         let mut output = Output::default();
         let choice = match claim {
-            Some(claim) if claim.position.as_ref() == Some(&here) => claim
-                .decision
-                .as_deref()
-                .and_then(|text| serde_json::from_str(text).ok())
-                .ok_or_else(|| Refusal::new(Reason::Invalid, "members.decision: the claim holds no decision; replay"))?,
+            Some(claim) if claim.position.as_ref() == Some(&here) => {
+                claim.decision.as_deref().and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
+                    Refusal::new(Reason::Invalid, "members.decision: the claim holds no decision; replay")
+                })?
+            }
             Some(claim) => {
                 let first = claim.position.unwrap_or_default();
                 let choice = Choice {
@@ -146,7 +149,12 @@ fn order(named: &[Channel], preferred: &[Channel]) -> Vec<Channel> {
 }
 
 /// The address by which this channel may be used, or the first rule that forbids it.
-fn look(channel: Channel, n: &Notification, profile: &Profile, project: &Compiled) -> Result<String, (Outcome, String)> {
+fn look(
+    channel: Channel,
+    n: &Notification,
+    profile: &Profile,
+    project: &Compiled,
+) -> Result<String, (Outcome, String)> {
     if !project.has_variant(&n.template, channel) {
         return Err((Outcome::NoTemplate, format!("template `{}` has no {channel} variant", n.template)));
     }

@@ -34,8 +34,11 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Figure>> {
         [(options.messages, BATCH, CONNECTIONS.0), (options.messages / 10, 1, CONNECTIONS.1)]
     {
         // Made before the clock starts: a producer's events are not our cost.
-        let requests: Vec<Vec<String>> =
-            (0..messages).collect::<Vec<_>>().chunks(per_request as usize).map(|ids| events(ids, per_request)).collect();
+        let requests: Vec<Vec<String>> = (0..messages)
+            .collect::<Vec<_>>()
+            .chunks(per_request as usize)
+            .map(|ids| events(ids, per_request))
+            .collect();
         let start = Start::now(&metrics);
         let accepted: u64 = stream::iter(requests)
             .map(|events| {

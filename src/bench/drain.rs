@@ -97,7 +97,11 @@ async fn drain(
     for first in (0..messages).step_by(1_000) {
         let events = (first..messages.min(first + 1_000)).map(|n| {
             let member = format!("m{}", n % MEMBERS);
-            Ok(append(Topic::Events, format!("{PROJECT}/{member}").into_bytes(), encode(&event(n, member, clock.now()))?))
+            Ok(append(
+                Topic::Events,
+                format!("{PROJECT}/{member}").into_bytes(),
+                encode(&event(n, member, clock.now()))?,
+            ))
         });
         log.append(events.collect::<anyhow::Result<_>>()?).await?;
     }

@@ -14,11 +14,7 @@ use crate::{
 };
 use anyhow::{Context as _, bail, ensure};
 use bellwether_connectors::log::Append;
-use bellwether_schemas::{
-    Topic,
-    rows::Row,
-    tables::ScheduledRow,
-};
+use bellwether_schemas::{Topic, rows::Row, tables::ScheduledRow};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     collections::BTreeSet,
@@ -80,7 +76,11 @@ pub async fn run(args: Demo) -> anyhow::Result<bool> {
     let mut instance = Instance::start(&config, &BTreeSet::from(Role::ALL)).await?;
     let address = instance.address.context("the API does not listen")?;
     world.connect(address);
-    say(&format!("bellwether   http://{address}\nSMTP         {}\nTwilio       {}", world.mail.addr(), world.texts.url()));
+    say(&format!(
+        "bellwether   http://{address}\nSMTP         {}\nTwilio       {}",
+        world.mail.addr(),
+        world.texts.url()
+    ));
 
     world.apply(&args.example).await.context("apply the example's definitions")?;
     say("applied      the example's definitions");
@@ -90,7 +90,10 @@ pub async fn run(args: Demo) -> anyhow::Result<bool> {
         imported.accepted, imported.read, imported.rejected
     ));
     let fed = feed(&world, &instance, &args).await?;
-    say(&format!("fed          {} lines: {} accepted by the API, {} put on the topic as they are", fed.lines, fed.accepted, fed.raw));
+    say(&format!(
+        "fed          {} lines: {} accepted by the API, {} put on the topic as they are",
+        fed.lines, fed.accepted, fed.raw
+    ));
     let feeding = begun.elapsed();
 
     let rested = rest(&world, &instance, args.json).await?;
@@ -104,10 +107,7 @@ pub async fn run(args: Demo) -> anyhow::Result<bool> {
         bail!("the pipeline did not come to rest within {PATIENCE:?}; see the counts above");
     }
     if args.keep {
-        say(&format!(
-            "kept running: http://{address} with API key {}; end it with Ctrl-C",
-            world.key_file().display()
-        ));
+        say(&format!("kept running: http://{address} with API key {}; end it with Ctrl-C", world.key_file().display()));
         tokio::signal::ctrl_c().await?;
     }
     let agrees = report.agrees();

@@ -82,11 +82,9 @@ impl Report {
         let today = Timestamp(jiff::Timestamp::now().as_millisecond());
         let yesterday = Timestamp(today.0 - 86_400_000).day();
         let range = format!("from={yesterday}&to={}", today.day());
-        let stats: Stats =
-            serde_json::from_value(world.get(&format!("/v1/stats?{range}&group_by=channel")).await?)?;
+        let stats: Stats = serde_json::from_value(world.get(&format!("/v1/stats?{range}&group_by=channel")).await?)?;
         let mut decided: BTreeMap<String, i64> = BTreeMap::new();
-        let mut channels: BTreeMap<Channel, ChannelReport> =
-            Channel::ALL.map(|c| (c, ChannelReport::default())).into();
+        let mut channels: BTreeMap<Channel, ChannelReport> = Channel::ALL.map(|c| (c, ChannelReport::default())).into();
         for row in stats.rows {
             let channel = row.channel.as_deref().unwrap_or_default().parse::<Channel>().ok();
             for (metric, value) in row.metrics {
@@ -172,7 +170,8 @@ impl Report {
             ));
         }
         if unreadable != self.fed.raw {
-            differences.push(format!("dead letters: {} unreadable lines were fed, {unreadable} are kept", self.fed.raw));
+            differences
+                .push(format!("dead letters: {} unreadable lines were fed, {unreadable} are kept", self.fed.raw));
         }
         if sent > routed {
             differences.push(format!("sent: {sent} messages, but only {routed} were routed"));
@@ -262,7 +261,11 @@ impl fmt::Display for Report {
         for (outcome, n) in &self.decided {
             writeln!(f, "  {outcome:18} {n:>6}")?;
         }
-        writeln!(f, "\n{:10} {:>6} {:>9} {:>6} {:>8} | {:>8} {:>10} {:>10}", "channel", "sent", "delivered", "failed", "deferred", "received", "duplicates", "unanswered")?;
+        writeln!(
+            f,
+            "\n{:10} {:>6} {:>9} {:>6} {:>8} | {:>8} {:>10} {:>10}",
+            "channel", "sent", "delivered", "failed", "deferred", "received", "duplicates", "unanswered"
+        )?;
         for (channel, report) in &self.channels {
             let n = |metric: &str| report.counted.get(metric).copied().unwrap_or_default();
             writeln!(
@@ -282,7 +285,12 @@ impl fmt::Display for Report {
         for (reason, n) in &self.dead_letters {
             writeln!(f, "  {reason:18} {n:>6}")?;
         }
-        writeln!(f, "\n{:.1} s, of which {:.1} s feeding", self.timing.whole.as_secs_f64(), self.timing.feeding.as_secs_f64())?;
+        writeln!(
+            f,
+            "\n{:.1} s, of which {:.1} s feeding",
+            self.timing.whole.as_secs_f64(),
+            self.timing.feeding.as_secs_f64()
+        )?;
         if self.differences.is_empty() {
             write!(f, "every count agrees with what the receivers got")
         } else {

@@ -2,8 +2,8 @@
 
 use crate::{
     config::Config,
-    http::auth::{ApiKeyConfig, Scope},
     definitions::check_provider,
+    http::auth::{ApiKeyConfig, Scope},
     receivers::{SmtpOptions, SmtpReceiver, TwilioOptions, TwilioReceiver},
 };
 use anyhow::{Context as _, bail};

@@ -159,8 +159,8 @@ impl Shared {
     /// puts one first, and the other learns here that the version holds something else.
     async fn served_from(&self, project: &str, version: i32, document: &Definitions) -> Result<bool, Problem> {
         let mut published = self.api.definitions.clone();
-        let there = published
-            .wait_for(|published| published.get(project).is_some_and(|known| known.version >= version));
+        let there =
+            published.wait_for(|published| published.get(project).is_some_and(|known| known.version >= version));
         match tokio::time::timeout(self.api.limits.apply_deadline, there).await {
             Ok(Ok(published)) => match published.get(project) {
                 Some(known) if known.version == version && *known.document != *document => Err(Problem::conflict(

@@ -28,13 +28,7 @@ mod test_support;
 mod tests;
 pub mod webhooks;
 
-use self::{
-    auth::ApiKeys,
-    definitions::Finding,
-    probes::Check,
-    problem::Problem,
-    webhooks::TwilioHook,
-};
+use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, webhooks::TwilioHook};
 use axum::{
     Router,
     body::Body,

@@ -10,12 +10,12 @@ use super::{
     router,
     webhooks::{HookError, TwilioCall, TwilioHook, signed_url},
 };
+use crate::definitions::check_provider;
 use async_trait::async_trait;
 use bellwether_connectors::{
     log::{Append, Bounds, Commit, Committed, Consumer, Log, LogError, LogRecord, TopicPartition},
     store::{Checkpoint, ScanPage, Store, StoreError, TokenRange},
 };
-use crate::definitions::check_provider;
 use bellwether_processors::definitions::{Compiled, Projects};
 use bellwether_schemas::{
     Channel, DeliveryId, NotificationId, Position, Timestamp, Topic,

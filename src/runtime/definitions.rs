@@ -1,6 +1,9 @@
 //! Everyone serves from the compacted `definitions` topic: read to its end before anything starts, then followed without restart.
 
-use crate::{definitions::check_provider, runtime::{clock::Clock, retry::until_available, worker::Fatal}};
+use crate::{
+    definitions::check_provider,
+    runtime::{clock::Clock, retry::until_available, worker::Fatal},
+};
 use bellwether_connectors::log::{Log, LogError, TopicPartition};
 use bellwether_processors::definitions::{Compiled, Projects};
 use bellwether_schemas::{Topic, codec::decode, records::DefinitionSet};

@@ -101,8 +101,7 @@ impl Deliverer {
     ) -> Result<Self, Fatal> {
         let topics = Lane::ALL.map(|lane| Topic::Deliveries(channel, lane));
         let group = group(channel);
-        let consumer =
-            until_available("log", &context.stop, || context.log.subscribe(&group, &topics)).await?;
+        let consumer = until_available("log", &context.stop, || context.log.subscribe(&group, &topics)).await?;
         Ok(Self {
             channel,
             context,
@@ -172,7 +171,8 @@ impl Deliverer {
     pub fn state(&self) -> String {
         let waiting: usize = self.books.values().map(|b| b.waiting.len()).sum();
         let ready: usize = self.ready.iter().map(VecDeque::len).sum();
-        let books: Vec<_> = self.books.iter().map(|(at, b)| (at.topic.name(), at.partition, b.ledger.commit())).collect();
+        let books: Vec<_> =
+            self.books.iter().map(|(at, b)| (at.topic.name(), at.partition, b.ledger.commit())).collect();
         format!(
             "waiting {waiting}, ready {ready}, calls {}, ended {}, claim proven {:?} ago, books {books:?}",
             self.calls.len(),
@@ -188,7 +188,8 @@ impl Deliverer {
 
     fn is_worth_a_flush(&self) -> bool {
         let claimable = || self.books.values().filter_map(|b| b.waiting.front()).any(|job| job.outlet.has_room());
-        let stale = || self.ready.iter().any(|r| !r.is_empty()) && self.proof_age() > self.consumer.session_timeout() / 6;
+        let stale =
+            || self.ready.iter().any(|r| !r.is_empty()) && self.proof_age() > self.consumer.session_timeout() / 6;
         self.uncommitted || !self.ended.is_empty() || claimable() || stale()
     }
 
@@ -547,11 +548,9 @@ pub const REPLAY_HEADER: &str = "bellwether-replay";
 
 fn message(delivery: &Delivery, rendered: Rendered, provider: &str) -> Message {
     let content = match delivery.channel {
-        Channel::Email => Content::Email {
-            subject: rendered.subject.unwrap_or_default(),
-            html: rendered.html,
-            text: rendered.text,
-        },
+        Channel::Email => {
+            Content::Email { subject: rendered.subject.unwrap_or_default(), html: rendered.html, text: rendered.text }
+        }
         Channel::Sms => Content::Text { body: rendered.text.unwrap_or_default() },
     };
     Message {

@@ -103,13 +103,7 @@ impl MeteredStore {
     #[must_use]
     pub fn new(inner: Arc<dyn Store>, metrics: &Metrics) -> Self {
         let op = |name: &str| metrics.store_operations.with_label_values(&[name]);
-        Self {
-            inner,
-            read: op("read"),
-            write: op("write"),
-            compare_and_set: op("compare_and_set"),
-            scan: op("scan"),
-        }
+        Self { inner, read: op("read"), write: op("write"), compare_and_set: op("compare_and_set"), scan: op("scan") }
     }
 }
 

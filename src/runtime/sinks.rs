@@ -25,8 +25,7 @@ pub struct Sinks {
 }
 
 /// Makes a sink of a provider.
-pub type Build =
-    Box<dyn Fn(&Provider) -> Result<Arc<dyn channels::Sink>, channels::ConfigError> + Send + Sync>;
+pub type Build = Box<dyn Fn(&Provider) -> Result<Arc<dyn channels::Sink>, channels::ConfigError> + Send + Sync>;
 
 impl std::fmt::Debug for Sinks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -105,9 +104,7 @@ impl Outlet {
     #[must_use]
     pub fn reserve(&self) -> bool {
         let most = self.provider.max_in_flight as usize;
-        self.reserved
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < most).then_some(n + 1))
-            .is_ok()
+        self.reserved.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < most).then_some(n + 1)).is_ok()
     }
 
     /// Gives the place back.
@@ -130,7 +127,8 @@ impl Outlet {
             self.stopped.set(i64::from(state.stopped_until.is_some()));
             let until = state.held_until.max(state.stopped_until);
             let gap = state.per_second.map_or(0.005, |rate| (1.0 / rate.max(0.001)).clamp(0.001, 0.05));
-            until.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
+            until
+                .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
                 .max(Duration::from_secs_f64(gap))
         })
     }

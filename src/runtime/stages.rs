@@ -40,8 +40,7 @@ pub trait Stage: Send + Sync + 'static {
     fn processor(&self) -> Self::P;
 
     /// Reads one record.
-    async fn decode(&self, record: &LogRecord, now: Timestamp)
-    -> Result<<Self::P as Processor>::Input, Undecoded>;
+    async fn decode(&self, record: &LogRecord, now: Timestamp) -> Result<<Self::P as Processor>::Input, Undecoded>;
 
     /// The input of a tick.
     fn tick() -> Option<<Self::P as Processor>::Input> {

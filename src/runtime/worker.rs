@@ -13,10 +13,7 @@ use bellwether_connectors::{
     log::{Append, Commit, CommitError, Committed, Consumer, Log, LogError, LogRecord, Polled, TopicPartition},
     store::{Store, StoreError},
 };
-use bellwether_processors::{
-    Facts, Incoming, Output, Processor,
-    processor::Refusal,
-};
+use bellwether_processors::{Facts, Incoming, Output, Processor, processor::Refusal};
 use bellwether_schemas::{
     Position, Timestamp, Topic,
     records::{DeadLetter, Reason, Record},
@@ -86,7 +83,14 @@ impl<S: Stage> Worker<S> {
     pub async fn join(stage: S, context: Context) -> Result<Self, Fatal> {
         let topics = stage.topics();
         let consumer = until_available("log", &context.stop, || context.log.subscribe(S::P::NAME, &topics)).await?;
-        Ok(Self { stage, context, consumer, owned: BTreeMap::new(), unanswered: BTreeMap::new(), ticked: Timestamp::default() })
+        Ok(Self {
+            stage,
+            context,
+            consumer,
+            owned: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
+            ticked: Timestamp::default(),
+        })
     }
 
     /// Runs until `stop` is cancelled.
