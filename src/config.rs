@@ -59,6 +59,7 @@ impl Default for Config {
 /// Which log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)] // There is one in a process.
 pub enum LogConfig {
     /// In `data_dir`.
     #[default]
@@ -70,6 +71,7 @@ pub enum LogConfig {
 /// Which store.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)] // There is one in a process.
 pub enum StoreConfig {
     /// In `data_dir`.
     #[default]

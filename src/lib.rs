@@ -3,7 +3,7 @@
 
 //!
 //! Reading order: [`config`], [`backends`], [`serve`] (a process and its roles), [`runtime`] (the loops a record passes through), [`http`] (the API),
-//! [`definitions`] (a folder of YAML), [`cli`] (clients of the API), [`check`], [`metrics`] and [`telemetry`]; [`receivers`] stand for the outside in [`demo`], [`bench`] and
+//! [`definitions`] (a folder of YAML), [`cli`] (clients of the API), [`check`], [`metrics`] and [`telemetry`]; [`receivers`] stand for the outside in [`demo`], [`mod@bench`] and
 //! the tests.
 
 pub mod api;

@@ -533,7 +533,7 @@ impl Run {
                 self.unrest().await,
                 process.deliver.iter().map(Deliverer::state).collect::<Vec<_>>()
             );
-            if fed == count && steps % 400 == 0 {
+            if fed == count && steps.is_multiple_of(400) {
                 // Every storm ends: from here on the rest must come to rest.
                 *self.faults.one_in.lock().unwrap() = 0;
                 *self.calm.lock().unwrap() = true;

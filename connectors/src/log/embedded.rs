@@ -64,7 +64,7 @@ impl EmbeddedLog {
     }
 
     /// Deletes records whose time is over, and in compacted topics those that a newer one of their key replaces. Works in bounded
-    /// steps and stops after [`RETENTION_LIMIT`] records a partition; returns how many it deleted.
+    /// steps and stops after `RETENTION_LIMIT` records a partition; returns how many it deleted.
     ///
     /// # Errors
     /// See [`LogError`].

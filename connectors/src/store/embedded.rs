@@ -323,12 +323,11 @@ struct Prepared {
 
 impl Prepared {
     fn stage(self, staged: &mut Staged) -> Result<(), EmbeddedError> {
-        if let Some(fence) = self.fence {
-            if let Some(current) = staged.get(&self.keyspace, &self.key)? {
-                if values::head(self.table, &current)?.fence > Some(fence) {
-                    return Ok(());
-                }
-            }
+        if let Some(fence) = self.fence
+            && let Some(current) = staged.get(&self.keyspace, &self.key)?
+            && values::head(self.table, &current)?.fence > Some(fence)
+        {
+            return Ok(());
         }
         staged.set(&self.keyspace, self.key, self.value);
         Ok(())

@@ -37,7 +37,7 @@ impl Drop for Keyspace {
         let text = format!("DROP KEYSPACE IF EXISTS \"{}\"", self.name);
         let dropped = std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { session().await.query_unpaged(text, ()).await.map(|_| ()) })
+            runtime.block_on(async { session().await.query_unpaged(text, ()).await.map(|_| ()).map_err(Box::new) })
         });
         if !matches!(dropped.join(), Ok(Ok(()))) {
             eprintln!("keyspace {} could not be dropped", self.name);
