@@ -207,7 +207,7 @@ pub(crate) async fn strange_values_come_back(make: &dyn Harness) {
     store.write(members.iter().map(|m| m.clone().put_fenced(1)).collect()).await.unwrap();
     for expected in &members {
         let read = MemberRow::read_one("shop", "m", CLAIM, expected.id.as_str());
-        assert_eq!(rows::<MemberRow>(&store, read).await, std::slice::from_ref(&expected));
+        assert_eq!(rows::<MemberRow>(&store, read).await, std::slice::from_ref(expected));
     }
     let letter = |project: &str, at: i64, record: Vec<u8>| DeadLetterRow {
         project: project.into(),
