@@ -436,18 +436,3 @@ proptest! {
         }
     }
 }
-
-/// Not a test of speed, which belongs to `bellwether bench`: prints how many small events a core reads.
-#[test]
-#[ignore = "prints a rate; run with --release --ignored --nocapture"]
-fn rate() {
-    let one = json!({"specversion": "1.0", "id": "o-123456", "source": "/till", "type": "shop.order.placed", "subject": "member-1234",
-        "time": "2026-01-01T00:00:00Z", "data": {"order": {"number": "A-1234", "total": 12.5}, "note": "thanks"}});
-    let batch = bytes(&Value::Array(vec![one; 1000]));
-    let start = std::time::Instant::now();
-    let rounds = 300;
-    for _ in 0..rounds {
-        assert!(parse_batch(&batch, Some("shop"), NOW).unwrap().iter().all(Result::is_ok));
-    }
-    println!("{:.0} events/s", f64::from(rounds * 1000) / start.elapsed().as_secs_f64());
-}

@@ -332,30 +332,3 @@ proptest! {
         }
     }
 }
-
-/// Not a test of speed, which belongs to `bellwether bench`: prints what one rendering and one condition cost.
-#[test]
-#[ignore = "prints times; run with --release --ignored --nocapture"]
-#[allow(clippy::disallowed_methods)] // it measures time, it does not decide by it
-fn cost() {
-    let shop = compile(shop()).unwrap();
-    let data = json!({"order": {"number": "B-2", "total": 12.5, "items": [{"name": "Tea"}]}, "note": "soon"});
-    let profile = Profile {
-        attributes: json!({"name": "Ana", "tier": "gold"}).as_object().unwrap().clone(),
-        ..Profile::default()
-    };
-    let (context, event) = (delivery_context(&data, &profile), event(&data));
-    let text = context.to_string();
-    let rounds = 200_000;
-    let time = |what: &str, run: &dyn Fn()| {
-        let start = std::time::Instant::now();
-        (0..rounds).for_each(|_| run());
-        println!("{what}: {:.2} µs", start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds));
-    };
-    time("sms", &|| drop(shop.render("order_placed", Channel::Sms, Some("es-AR"), &context).unwrap()));
-    time("sms from text", &|| {
-        drop(shop.content().render_json("order_placed", Channel::Sms, Some("es-AR"), &text).unwrap())
-    });
-    time("e-mail", &|| drop(shop.render("order_placed", Channel::Email, Some("en"), &context).unwrap()));
-    time("condition", &|| assert!(shop.flows(&event.kind)[0].admits(&event, &data).unwrap()));
-}

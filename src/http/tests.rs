@@ -811,19 +811,3 @@ fn no_body_panics_or_fails_the_server() {
     });
     outcome.unwrap();
 }
-
-/// Prints how fast batches are taken by one connection: `cargo test --release --lib accept_speed -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement, not a check"]
-async fn accept_speed() {
-    let house = House::new().await;
-    let batches: Vec<String> = (0..40)
-        .map(|batch| Value::Array((0..500).map(|n| event(&format!("order-{batch}-{n}"))).collect()).to_string())
-        .collect();
-    let begin = Instant::now();
-    let calls = batches.iter().map(|body| events(&house, "application/cloudevents-batch+json", body));
-    let answers: Vec<Answer> = futures::stream::iter(calls).buffer_unordered(4).collect().await;
-    let seconds = begin.elapsed().as_secs_f64();
-    assert!(answers.iter().all(|answer| answer.body["accepted"] == 500));
-    println!("{:.0} events/s, client and double of the log included", 20_000.0 / seconds);
-}

@@ -26,8 +26,10 @@ use bellwether_schemas::{
     definitions::{OnAmbiguous, Provider},
     records::{Delivery, ErrorKind, Record},
 };
+use futures::FutureExt as _;
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
@@ -137,6 +139,8 @@ impl Deliverer {
     /// # Errors
     /// The log refuses us.
     pub async fn step(&mut self, wait: Duration) -> Result<(), Fatal> {
+        // A loop that always finds something to do would otherwise never give its thread away.
+        tokio::task::coop::consume_budget().await;
         while let Some(called) = self.calls.try_join_next() {
             self.finish(called);
         }
@@ -310,7 +314,7 @@ impl Deliverer {
     fn finish(&mut self, called: Result<Called, tokio::task::JoinError>) {
         let Called { job, result } = match called {
             Ok(called) => called,
-            // A sink that panics has lost its job; the claim stands, so the next owner treats it as ambiguous.
+            // Only a runtime that is ending cancels calls; the claim stands, so the next owner treats it as ambiguous.
             Err(error) => {
                 tracing::error!(channel = %self.channel, %error, "a call to a provider did not come back");
                 return;
@@ -439,6 +443,9 @@ impl Deliverer {
 
     /// Starts claimed calls, the urgent ones first, as far as pacing permits; returns how long pacing makes the next one wait.
     fn start(&mut self) -> Option<Duration> {
+        if self.ready.iter().all(VecDeque::is_empty) {
+            return None;
+        }
         if self.proof_age() > self.consumer.session_timeout() / 3 {
             // Perhaps somebody else owns the partition by now: prove the claim again before anything starts.
             return Some(Duration::ZERO);
@@ -455,7 +462,11 @@ impl Deliverer {
                 match job.outlet.permit() {
                     Ok(go) => {
                         self.calls.spawn(async move {
-                            let result = job.outlet.send(go, &job.message).await;
+                            let call = AssertUnwindSafe(job.outlet.send(go, &job.message)).catch_unwind().await;
+                            let result = call.unwrap_or_else(|_| {
+                                // What it did before it panicked nobody knows.
+                                Err(SendError::new(ErrorKind::Ambiguous, "the connector panicked; see its trace"))
+                            });
                             Called { job, result }
                         });
                     }

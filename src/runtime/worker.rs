@@ -117,6 +117,8 @@ impl<S: Stage> Worker<S> {
     /// # Errors
     /// See [`Worker::run`].
     pub async fn step(&mut self, wait: Duration) -> Result<Step, Fatal> {
+        // A loop that always finds something to do would otherwise never give its thread away.
+        tokio::task::coop::consume_budget().await;
         if !self.unanswered.is_empty() {
             let again = std::mem::take(&mut self.unanswered);
             self.commit(again).await?;

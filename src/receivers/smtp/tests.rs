@@ -280,33 +280,3 @@ async fn dropping_the_receiver_ends_its_connections() {
     drop(receiver);
     assert_eq!(tokio::time::timeout(SECOND, client.rest()).await.unwrap(), "");
 }
-
-/// Says how fast the receiver is: `cargo test --release -p bellwether --lib smtp_source -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement; needs smtp-source of Postfix"]
-async fn smtp_source_is_taken_whole() {
-    const MESSAGES: usize = 100_000;
-    let receiver = receiver(SmtpOptions::default()).await;
-    let start = Instant::now();
-    let status = tokio::process::Command::new("smtp-source")
-        .args([
-            "-d",
-            "-s",
-            "20",
-            "-m",
-            &MESSAGES.to_string(),
-            "-l",
-            "2000",
-            "-f",
-            "a@example.com",
-            "-t",
-            "b@example.com",
-        ])
-        .arg(format!("inet:{}", receiver.addr()))
-        .status()
-        .await
-        .unwrap();
-    assert!(status.success());
-    assert_eq!(receiver.count(), MESSAGES);
-    println!("{:.0} messages/s", MESSAGES as f64 / start.elapsed().as_secs_f64());
-}
