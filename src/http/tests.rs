@@ -18,10 +18,7 @@ use futures::StreamExt;
 use proptest::prelude::*;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::{
-    sync::atomic::Ordering::SeqCst,
-    time::{Duration, Instant},
-};
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 use uuid::Uuid;
 
 fn event(id: &str) -> Value {

@@ -1,0 +1,421 @@
+//! The decisions, read as a specification: who is told by which channel and why not, what follows a try, what a receipt counts.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use bellwether_processors::{
+    Facts, Incoming, Output, Processor,
+    definitions::{Compiled, Projects, ProviderCheck},
+    deliver::{Tried, settle},
+    flow::Flow,
+    members::Members,
+    route::{Route, choose},
+    schedule::{Plan, Schedule},
+    track::{Track, Tracked},
+};
+use bellwether_schemas::{
+    Channel, DeliveryId, EventId, Lane, NotificationId, Position, Timestamp, Topic,
+    definitions::{Definitions, OnAmbiguous, Provider},
+    ids::EntryId,
+    member::{Address, AddressState, Profile},
+    records::{
+        Delivery, ErrorKind, Event, MemberAction, MemberCommand, Notification, Outcome, Receipt, ReceiptKind, Record,
+        Scheduled,
+    },
+    rows::{Row, Write},
+    tables::{AggregateRow, MemberRow},
+};
+use serde_json::json;
+use std::time::Duration;
+
+const NOW: Timestamp = Timestamp(1_772_359_200_000);
+
+fn project() -> Compiled {
+    let mail = json!({"en": {"subject": "s", "text": "t"}});
+    let document: Definitions = serde_json::from_value(json!({
+        "project": {"name": "shop", "default_locale": "en"},
+        "providers": {"mail": {"kind": "email"}, "texts": {"kind": "sms"}},
+        "templates": {
+            "both": {"sample": {"total": 11.0}, "channels": {"email": mail, "sms": {"en": {"text": "t"}}}},
+            "mail": {"channels": {"email": mail}},
+        },
+        "flows": {"big": {
+            "on": "order", "when": "event.data.total > 10.0", "notify": {"template": "both", "lane": "transactional"},
+        }},
+    }))
+    .unwrap();
+    Compiled::new(document, 1, &|kind, _| ProviderCheck { channel: kind.parse().ok(), problems: vec![] }).unwrap()
+}
+
+fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notification {
+    let event = EventId::derive("shop", "/s", "1");
+    Notification {
+        id: NotificationId::derive(event, "big", 1, 0, "m"),
+        project: "shop".into(),
+        member: "m".into(),
+        event,
+        event_type: "order".into(),
+        flow: "big".into(),
+        flow_version: 1,
+        step: 0,
+        template: template.into(),
+        lane,
+        channels: channels.to_vec(),
+        expires_at: None,
+        accepted_at: NOW,
+        data: r#"{"total":11.0}"#.into(),
+    }
+}
+
+fn at(state: AddressState, address: &str) -> Vec<Address> {
+    vec![Address { address: address.into(), state, reason: "550".into(), since: NOW }]
+}
+
+fn profile(email: Option<AddressState>, sms: Option<AddressState>) -> Profile {
+    let mut profile = Profile::default();
+    if let Some(state) = email {
+        profile.addresses.insert(Channel::Email, at(state, "m@example.com"));
+    }
+    if let Some(state) = sms {
+        profile.addresses.insert(Channel::Sms, at(state, "+34600000000"));
+    }
+    profile
+}
+
+const fn position(topic: Topic, offset: u64) -> Position {
+    Position { topic, partition: 0, offset }
+}
+
+#[test]
+fn the_router_reads_as_a_specification() {
+    use AddressState::{Active, Suppressed};
+    use Channel::{Email, Sms};
+    use Lane::{Bulk, Transactional};
+    type Row = (&'static str, Notification, Profile, Outcome, Option<Channel>);
+    let reachable = || profile(Some(Active), Some(Active));
+    let opted = |mut p: Profile, choices: &[(Channel, bool)]| {
+        p.opt_ins.extend(choices.iter().copied());
+        p
+    };
+    let prefers = |mut p: Profile, channel| {
+        p.channels = vec![channel];
+        p
+    };
+    let n = notification;
+    let rows: Vec<Row> = vec![
+        (
+            "by default the first of e-mail and SMS",
+            n("both", Transactional, &[]),
+            reachable(),
+            Outcome::Routed,
+            Some(Email),
+        ),
+        (
+            "the member's preference comes first",
+            n("both", Transactional, &[]),
+            prefers(reachable(), Sms),
+            Outcome::Routed,
+            Some(Sms),
+        ),
+        (
+            "the flow's channel beats the preference",
+            n("both", Transactional, &[Email]),
+            prefers(reachable(), Sms),
+            Outcome::Routed,
+            Some(Email),
+        ),
+        (
+            "the flow's channels are tried in its order",
+            n("both", Transactional, &[Sms, Email]),
+            profile(Some(Active), None),
+            Outcome::Routed,
+            Some(Email),
+        ),
+        (
+            "a channel that the flow does not name is no way out",
+            n("both", Transactional, &[Sms]),
+            profile(Some(Active), None),
+            Outcome::NoAddress,
+            None,
+        ),
+        (
+            "without an e-mail address the next channel",
+            n("both", Transactional, &[]),
+            profile(None, Some(Active)),
+            Outcome::Routed,
+            Some(Sms),
+        ),
+        (
+            "a suppressed address is not used",
+            n("both", Transactional, &[]),
+            profile(Some(Suppressed), Some(Active)),
+            Outcome::Routed,
+            Some(Sms),
+        ),
+        (
+            "with all addresses suppressed nobody is told",
+            n("both", Transactional, &[]),
+            profile(Some(Suppressed), Some(Suppressed)),
+            Outcome::Suppressed,
+            None,
+        ),
+        (
+            "a template without the channel is no way",
+            n("mail", Transactional, &[Sms]),
+            reachable(),
+            Outcome::NoTemplate,
+            None,
+        ),
+        ("transactional needs no opt-in", n("both", Transactional, &[]), reachable(), Outcome::Routed, Some(Email)),
+        (
+            "transactional respects a refusal",
+            n("both", Transactional, &[]),
+            opted(reachable(), &[(Email, false)]),
+            Outcome::Routed,
+            Some(Sms),
+        ),
+        ("bulk needs an opt-in", n("both", Bulk, &[]), reachable(), Outcome::NoOptIn, None),
+        (
+            "bulk goes where the opt-in is",
+            n("both", Bulk, &[]),
+            opted(reachable(), &[(Sms, true)]),
+            Outcome::Routed,
+            Some(Sms),
+        ),
+        (
+            "whoever refused everything hears nothing",
+            n("both", Transactional, &[]),
+            opted(reachable(), &[(Email, false), (Sms, false)]),
+            Outcome::NoOptIn,
+            None,
+        ),
+        (
+            "nobody is reached without any address",
+            n("both", Transactional, &[]),
+            profile(None, None),
+            Outcome::NoAddress,
+            None,
+        ),
+    ];
+    let project = project();
+    for (sentence, notification, profile, outcome, channel) in rows {
+        let choice = choose(&notification, Some(&profile), &project, NOW);
+        assert_eq!(choice.outcome, outcome, "{sentence}: {choice:?}");
+        assert_eq!(choice.to.map(|(channel, _)| channel), channel, "{sentence}");
+        assert!(!choice.trace.is_empty(), "{sentence}: no decision without a trace");
+    }
+    let stranger = choose(&notification("both", Transactional, &[]), None, &project, NOW);
+    assert_eq!(stranger.outcome, Outcome::UnknownMember);
+    let late = Notification { expires_at: Some(NOW), ..notification("both", Transactional, &[]) };
+    assert_eq!(choose(&late, Some(&reachable()), &project, NOW).outcome, Outcome::Expired);
+}
+
+/// Runs one input over facts, and lays what it wrote over them.
+fn step<P: Processor>(processor: &P, facts: &mut Facts, position: Position, input: P::Input) -> Output {
+    let output = processor.decide(&Incoming { position, input }, facts, NOW).unwrap();
+    facts.apply(&output.rows);
+    facts.apply(&output.after);
+    output
+}
+
+#[test]
+fn a_redelivery_says_the_same_again_and_a_duplicate_is_told_as_one() {
+    let route = Route { projects: Projects::from_iter([project()]) };
+    let mut facts = Facts::default();
+    facts.apply(&[profile(Some(AddressState::Active), None).into_row("shop", "m").put_fenced(1)]);
+    let lane = Topic::Notifications(Lane::Transactional);
+    let first = step(&route, &mut facts, position(lane, 5), notification("both", Lane::Transactional, &[]));
+    // The member has gone since, and the redelivery still says what was decided.
+    facts.apply(&[profile(None, None).into_row("shop", "m").put_fenced(2)]);
+    let again = step(&route, &mut facts, position(lane, 5), notification("both", Lane::Transactional, &[]));
+    let ids = |output: &Output| -> Vec<DeliveryId> {
+        output.records.iter().filter_map(|r| if let Record::Delivery(d) = r { Some(d.id) } else { None }).collect()
+    };
+    assert_eq!(ids(&first).len(), 1);
+    assert_eq!(ids(&first), ids(&again));
+    assert!(again.rows.is_empty(), "a redelivery claims nothing anew");
+    let copy = step(&route, &mut facts, position(lane, 9), notification("both", Lane::Transactional, &[]));
+    assert!(ids(&copy).is_empty());
+    assert!(matches!(&copy.records[..], [Record::Decision(d)] if d.outcome == Outcome::Duplicate));
+}
+
+#[test]
+fn a_flow_answers_every_event() {
+    let flow = Flow { projects: Projects::from_iter([project()]) };
+    let event = |kind: &str, data: &str| Event {
+        project: "shop".into(),
+        id: "1".into(),
+        source: "/s".into(),
+        kind: kind.into(),
+        subject: Some("m".into()),
+        time: NOW,
+        accepted_at: NOW,
+        data: data.into(),
+    };
+    let decide = |event| step(&flow, &mut Facts::default(), position(Topic::Events, 0), event);
+    let notified = decide(event("order", r#"{"total":11.0}"#));
+    assert!(matches!(&notified.records[..], [Record::Notification(_)]));
+    for (event, outcome) in
+        [(event("order", r#"{"total":9.0}"#), Outcome::ConditionFalse), (event("other", "{}"), Outcome::NoFlow)]
+    {
+        let output = decide(event);
+        assert!(
+            matches!(&output.records[..], [Record::Decision(d)] if d.outcome == outcome),
+            "{outcome:?}: {output:?}"
+        );
+    }
+    let broken = decide(event("order", r#"{"total":"much"}"#));
+    assert!(broken.records.is_empty() && broken.refused.is_some(), "an error is no silent false: {broken:?}");
+}
+
+fn delivery(attempt: i32) -> Delivery {
+    let notification = NotificationId::derive(EventId::derive("shop", "/s", "1"), "big", 1, 0, "m");
+    Delivery {
+        id: DeliveryId::derive(notification, Channel::Email, "m@example.com"),
+        notification,
+        project: "shop".into(),
+        member: "m".into(),
+        event_type: "order".into(),
+        template: "both".into(),
+        channel: Channel::Email,
+        address: "m@example.com".into(),
+        locale: None,
+        lane: Lane::Transactional,
+        attempt,
+        accepted_at: NOW,
+        expires_at: None,
+        context: "{}".into(),
+    }
+}
+
+fn provider(on_ambiguous: OnAmbiguous) -> Provider {
+    serde_json::from_value(json!({"kind": "email", "max_attempts": 3, "on_ambiguous": on_ambiguous})).unwrap()
+}
+
+#[test]
+fn what_follows_a_try_depends_on_its_error_alone() {
+    use ErrorKind::{Ambiguous, Expired, InvalidAddress, OptedOut, Rejected, Throttled, Transient, Unauthorized};
+    // Error, attempt, policy → tried again, kept as a dead letter.
+    let rows = [
+        (Transient, 1, OnAmbiguous::Resend, true, false),
+        (Transient, 3, OnAmbiguous::Resend, false, true),
+        (Throttled, 3, OnAmbiguous::Resend, true, false),
+        (Unauthorized, 3, OnAmbiguous::Resend, true, false),
+        (Ambiguous, 1, OnAmbiguous::Resend, true, false),
+        (Ambiguous, 1, OnAmbiguous::Hold, false, true),
+        (InvalidAddress, 1, OnAmbiguous::Resend, false, false),
+        (OptedOut, 1, OnAmbiguous::Resend, false, false),
+        (Rejected, 1, OnAmbiguous::Resend, false, true),
+        (Expired, 1, OnAmbiguous::Resend, false, false),
+    ];
+    for (kind, attempt, policy, again, dead) in rows {
+        let tried = Tried::Failed { kind, detail: "words".into(), after: Some(Duration::from_secs(120)) };
+        let output = settle(&delivery(attempt), "mail", &provider(policy), tried, NOW);
+        let later = output.records.iter().find_map(|r| if let Record::Later(due, _) = r { Some(*due) } else { None });
+        assert_eq!(later.is_some(), again, "{kind:?}, attempt {attempt}: again");
+        assert!(
+            later.is_none_or(|due| due >= NOW.plus(Duration::from_secs(120))),
+            "{kind:?}: the provider's wait holds"
+        );
+        assert_eq!(output.refused.is_some(), dead, "{kind:?}, attempt {attempt}: dead letter");
+        let Some(Record::Receipt(receipt)) = output.records.first() else { panic!("{kind:?}: no receipt") };
+        assert_eq!(receipt.kind, if again { ReceiptKind::Deferred } else { ReceiptKind::Failed });
+    }
+    let sent = settle(&delivery(1), "mail", &provider(OnAmbiguous::Resend), Tried::Accepted(Some("q1".into())), NOW);
+    assert!(matches!(&sent.records[..], [Record::Receipt(r)] if r.kind == ReceiptKind::Sent));
+}
+
+fn receipt(kind: ReceiptKind, error: Option<ErrorKind>) -> Receipt {
+    let delivery = delivery(1);
+    Receipt {
+        delivery: delivery.id,
+        notification: delivery.notification,
+        project: "shop".into(),
+        member: "m".into(),
+        template: "both".into(),
+        channel: Channel::Email,
+        kind,
+        at: NOW,
+        attempt: 1,
+        provider: "mail".into(),
+        provider_id: None,
+        error,
+        detail: Some("550 5.1.1".into()),
+        address: Some("m@example.com".into()),
+    }
+}
+
+#[test]
+fn a_receipt_counts_once_wherever_it_is_met_again() {
+    let mut facts = Facts::default();
+    let tell = |facts: &mut Facts, offset, kind| {
+        step(&Track, facts, position(Topic::Receipts, offset), Tracked::Receipt(receipt(kind, None)))
+    };
+    tell(&mut facts, 1, ReceiptKind::Delivered);
+    tell(&mut facts, 2, ReceiptKind::Sent);
+    tell(&mut facts, 1, ReceiptKind::Delivered);
+    tell(&mut facts, 3, ReceiptKind::Delivered);
+    for kind in [ReceiptKind::Sent, ReceiptKind::Delivered] {
+        let read = AggregateRow::read_one("shop", NOW.day(), "both", "email", kind.name(), "receipts/0");
+        assert_eq!(facts.one::<AggregateRow>(&read).unwrap().unwrap().value, 1, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
+    let told = Tracked::Receipt(receipt(ReceiptKind::Failed, Some(ErrorKind::InvalidAddress)));
+    let output = step(&Track, &mut Facts::default(), position(Topic::Receipts, 0), told);
+    let [Record::Member(suppress)] = &output.records[..] else { panic!("{output:?}") };
+    let mut facts = Facts::default();
+    let upsert = |patch: &str| MemberCommand {
+        project: "shop".into(),
+        member: "m".into(),
+        at: NOW,
+        actor: "test".into(),
+        action: MemberAction::Upsert,
+        patch: Some(patch.into()),
+        channel: None,
+        address: None,
+        reason: None,
+    };
+    let commands = [upsert(r#"{"email":"m@example.com"}"#), suppress.clone(), upsert(r#"{"email":"m@example.com"}"#)];
+    let state = |facts: &Facts| {
+        let read = MemberRow::read_one("shop", "m", "profile", "");
+        let row = facts.one::<MemberRow>(&read).unwrap().unwrap();
+        Profile::from_row(&row).unwrap().addresses[&Channel::Email][0].state
+    };
+    for (offset, command) in commands.into_iter().enumerate() {
+        step(&Members, &mut facts, position(Topic::Members, offset as u64), command);
+    }
+    assert_eq!(state(&facts), AddressState::Suppressed);
+    let redelivered = step(&Members, &mut facts, position(Topic::Members, 0), upsert(r#"{"email":"old@example.com"}"#));
+    assert_eq!(redelivered, Output::default(), "an older command comes too late");
+    step(&Members, &mut facts, position(Topic::Members, 3), upsert(r#"{"email":"new@example.com"}"#));
+    assert_eq!(state(&facts), AddressState::Active);
+}
+
+#[test]
+fn what_is_scheduled_is_emitted_when_due_and_then_forgotten() {
+    let record = |due| Scheduled {
+        id: EntryId::derive("t", &[]),
+        project: "shop".into(),
+        due,
+        topic: Topic::Events.name().into(),
+        key: "shop/m".into(),
+        payload: vec![1],
+    };
+    let here = position(Topic::Scheduled, 0);
+    let mut facts = Facts::default();
+    let due = NOW.plus(Duration::from_secs(90));
+    let kept = step(&Schedule, &mut facts, here, Plan::Keep(record(due)));
+    assert!(kept.records.is_empty() && kept.rows.len() == 2, "row and cursor: {kept:?}");
+    let tick =
+        |facts: &Facts, now| Schedule.decide(&Incoming { position: here, input: Plan::Tick }, facts, now).unwrap();
+    assert!(tick(&facts, due).records.is_empty(), "not before it is due");
+    let fired = tick(&facts, due.plus(Duration::from_millis(1)));
+    assert_eq!(fired.records.len(), 1);
+    assert!(fired.rows.is_empty(), "nothing goes before its record is on the log");
+    assert!(matches!(&fired.after[..], [Write::Delete { .. }]));
+    facts.apply(&fired.after);
+    assert!(tick(&facts, due.plus(Duration::from_secs(2))).records.is_empty());
+    let late = step(&Schedule, &mut facts, here, Plan::Keep(record(Timestamp(NOW.0 - 1))));
+    assert_eq!(late.records.len(), 1, "what is due already is emitted at once");
+}
