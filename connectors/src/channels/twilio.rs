@@ -62,6 +62,15 @@ fn wrong(field: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Field { kind: KIND, field: field.into(), problem: problem.into() }
 }
 
+/// A call that creates one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Where to POST.
+    pub url: String,
+    /// Form parameters, names and values not yet encoded.
+    pub form: Vec<(&'static str, String)>,
+}
+
 impl Config {
     /// Checks what can be checked without secrets or network.
     ///
@@ -101,11 +110,11 @@ impl Config {
         format!("{}/2010-04-01/Accounts/{}", self.base_url.trim_end_matches('/'), self.account_sid)
     }
 
-    /// The call for one message: URL and form parameters of `POST …/Messages.json`.
+    /// The call for one message.
     ///
     /// # Errors
     /// Content of another channel, empty or too long: [`ErrorKind::Rejected`].
-    pub fn request(&self, message: &Message) -> Result<(String, Vec<(&'static str, String)>), SendError> {
+    pub fn request(&self, message: &Message) -> Result<Request, SendError> {
         let Content::Text { body } = &message.content else {
             return Err(SendError::new(Rejected, "content is no text: give the template an `sms` variant"));
         };
@@ -130,7 +139,7 @@ impl Config {
             let (token, attempt) = (message.reference.to_token(), message.attempt);
             form.push(("StatusCallback", format!("{callback}{separator}{REFERENCE}={token}&{ATTEMPT}={attempt}")));
         }
-        Ok((format!("{}/Messages.json", self.account_url()), form))
+        Ok(Request { url: format!("{}/Messages.json", self.account_url()), form })
     }
 }
 
@@ -336,7 +345,7 @@ impl Sink for TwilioSink {
     }
 
     async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
-        let (url, form) = self.config.request(message)?;
+        let Request { url, form } = self.config.request(message)?;
         let (status, retry_after, body) =
             self.call(self.client.post(url).form(&form)).await.map_err(|error| unanswered(&error))?;
         classify(status, retry_after, &body)
@@ -388,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_request_to_the_letter() {
-        let (url, form) = config(json!({})).request(&message("Hi & bye")).unwrap();
+        let Request { url, form } = config(json!({})).request(&message("Hi & bye")).unwrap();
         assert_eq!(url, "https://api.twilio.com/2010-04-01/Accounts/AC1/Messages.json");
         let pairs = [("To", "+15550001111"), ("Body", "Hi & bye"), ("From", "+15550002222")];
         assert_eq!(form, pairs.map(|(name, value)| (name, value.to_owned())));
@@ -399,7 +408,7 @@ mod tests {
         let config = config(json!({"from": null, "messaging_service_sid": "MG1", "base_url": "http://127.0.0.1:9/",
             "status_callback_url": "https://h.example/v1/webhooks/twilio/sms"}));
         let message = message("Hi");
-        let (url, form) = config.request(&message).unwrap();
+        let Request { url, form } = config.request(&message).unwrap();
         assert_eq!(url, "http://127.0.0.1:9/2010-04-01/Accounts/AC1/Messages.json");
         assert_eq!(form[2], ("MessagingServiceSid", "MG1".to_owned()));
         let token = message.reference.to_token();
