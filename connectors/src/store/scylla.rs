@@ -121,6 +121,10 @@ const fn yes() -> bool {
     true
 }
 
+/// How often a migration that met a transient error begins again, and how long it waits before.
+const MIGRATE_TRIES: u32 = 20;
+const MIGRATE_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+
 impl ScyllaConfig {
     /// Nodes and keyspace, and the defaults for everything else.
     #[must_use]
@@ -636,7 +640,17 @@ impl Store for ScyllaStore {
     }
 
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
-        migrations::run(self, self.config.connect().await?, &self.config.replication()).await
+        // Several processes may begin at once, and one of them sees a keyspace that is only half made.
+        let mut tries = 0;
+        loop {
+            match migrations::run(self, self.config.connect().await?, &self.config.replication()).await {
+                Err(error) if error.is_transient() && tries < MIGRATE_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(MIGRATE_PAUSE).await;
+                }
+                ended => return ended,
+            }
+        }
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -71,6 +71,12 @@ pub(super) fn define(what: &str, error: &ExecutionError) -> StoreError {
 /// One attempt; the driver has retried where it was safe.
 fn attempt(error: &RequestAttemptError) -> StoreError {
     match error {
+        // A keyspace or table that another process is making right now; whether one is missing for good is told by `migrate` and `ping`.
+        RequestAttemptError::DbError(DbError::Invalid, words) if words.ends_with("does not exist") => {
+            StoreError::Unavailable(
+                "a keyspace or table is not there yet; if it stays so, run `bellwether migrate`".into(),
+            )
+        }
         RequestAttemptError::DbError(error, _) => server(error),
         RequestAttemptError::UnableToAllocStreamId | RequestAttemptError::BrokenConnectionError(_) => {
             unavailable(error)
