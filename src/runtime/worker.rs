@@ -169,8 +169,9 @@ impl<S: Stage> Worker<S> {
     /// Gives every owned partition its tick, when it is time.
     async fn tick(&mut self) -> Result<Option<Step>, Fatal> {
         let now = self.context.clock.now();
-        let Some(every) = S::TICK.filter(|every| now.since(self.ticked) >= *every) else { return Ok(None) };
-        let _ = every;
+        if S::TICK.is_none_or(|every| now.since(self.ticked) < every) {
+            return Ok(None);
+        }
         let mut inputs = Vec::new();
         for (at, offset) in &self.owned {
             if let Some(input) = S::tick() {
