@@ -89,7 +89,11 @@ pub fn settle(delivery: &Delivery, name: &str, provider: &Provider, tried: Tried
         ErrorKind::Transient => tries < provider.max_attempts,
         ErrorKind::Ambiguous => provider.on_ambiguous == OnAmbiguous::Resend && tries < provider.max_attempts,
         ErrorKind::Throttled | ErrorKind::Unauthorized => tries < provider.max_attempts.saturating_mul(PATIENCE),
-        ErrorKind::InvalidAddress | ErrorKind::OptedOut | ErrorKind::Rejected | ErrorKind::Expired => false,
+        ErrorKind::InvalidAddress
+        | ErrorKind::OptedOut
+        | ErrorKind::Rejected
+        | ErrorKind::Expired
+        | ErrorKind::Unreachable => false,
     };
     if again {
         let wait = backoff(delivery, provider).max(after.unwrap_or_default());
@@ -103,7 +107,7 @@ pub fn settle(delivery: &Delivery, name: &str, provider: &Provider, tried: Tried
         };
     }
     let refused = match kind {
-        ErrorKind::InvalidAddress | ErrorKind::OptedOut | ErrorKind::Expired => None,
+        ErrorKind::InvalidAddress | ErrorKind::OptedOut | ErrorKind::Expired | ErrorKind::Unreachable => None,
         ErrorKind::Rejected => Some(Reason::Rejected),
         ErrorKind::Ambiguous if provider.on_ambiguous == OnAmbiguous::Hold => Some(Reason::Ambiguous),
         _ => Some(Reason::Exhausted),

@@ -61,17 +61,34 @@ fn changed(known: Option<Profile>, command: &MemberCommand) -> Result<Option<Pro
     match command.action {
         MemberAction::OptOut => drop(profile.opt_ins.insert(channel, false)),
         MemberAction::OptIn => drop(profile.opt_ins.insert(channel, true)),
-        MemberAction::Suppress => {
-            let dead = profile.addresses.get_mut(&channel).into_iter().flatten();
-            for address in dead.filter(|a| Some(&a.address) == command.address.as_ref()) {
-                address.state = AddressState::Suppressed;
-                address.reason = command.reason.clone().unwrap_or_default();
-                address.since = command.at;
+        MemberAction::Suppress => stand(&mut profile, channel, command, AddressState::Suppressed),
+        MemberAction::Restore => stand(&mut profile, channel, command, AddressState::Active),
+        MemberAction::AddAddress => {
+            let address =
+                command.address.clone().ok_or_else(|| invalid("address", "missing; this action needs one"))?;
+            let known = profile.addresses.entry(channel).or_default();
+            // What the channel itself has just shown to us is alive, whatever was said of it before.
+            known.retain(|a| a.address != address);
+            known.insert(0, Address { address, state: AddressState::Active, reason: String::new(), since: command.at });
+        }
+        MemberAction::RemoveAddress => {
+            if let Some(known) = profile.addresses.get_mut(&channel) {
+                known.retain(|a| Some(&a.address) != command.address.as_ref());
             }
         }
-        MemberAction::Upsert | MemberAction::Delete => {}
+        MemberAction::Upsert | MemberAction::Delete | MemberAction::Heard => {}
     }
     Ok(Some(profile))
+}
+
+/// Sets the state of the address that the command names.
+fn stand(profile: &mut Profile, channel: Channel, command: &MemberCommand, state: AddressState) {
+    let known = profile.addresses.get_mut(&channel).into_iter().flatten();
+    for address in known.filter(|a| Some(&a.address) == command.address.as_ref()) {
+        address.state = state;
+        address.reason = command.reason.clone().unwrap_or_default();
+        address.since = command.at;
+    }
 }
 
 fn patched(mut profile: Profile, patch: Patch, at: Timestamp) -> Profile {

@@ -225,6 +225,7 @@ fn delivery(n: &Notification, profile: &Profile, channel: Channel, address: &str
         accepted_at: n.accepted_at,
         expires_at: n.expires_at,
         context: content::context(event, &data, &n.member, profile).to_string(),
+        window_until: None,
     })
 }
 

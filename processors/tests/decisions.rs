@@ -283,6 +283,7 @@ fn delivery(attempt: i32) -> Delivery {
         accepted_at: NOW,
         expires_at: None,
         context: "{}".into(),
+        window_until: None,
     }
 }
 

@@ -7,15 +7,26 @@ use std::{fmt, str::FromStr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Channel {
-    /// E-mail, by SMTP.
+    /// E-mail.
     Email,
-    /// Text message, by Twilio.
+    /// Text message.
     Sms,
+    /// WhatsApp.
+    Whatsapp,
+    /// Telegram bot.
+    Telegram,
+    /// Notification of a browser.
+    WebPush,
+    /// Notification of an app on a phone.
+    AppPush,
+    /// A signed HTTP call: whatever else an operator connects.
+    Webhook,
 }
 
 impl Channel {
     /// Every channel, in the default order of the router (product row D1).
-    pub const ALL: [Self; 2] = [Self::Email, Self::Sms];
+    pub const ALL: [Self; 7] =
+        [Self::Email, Self::Sms, Self::Whatsapp, Self::Telegram, Self::WebPush, Self::AppPush, Self::Webhook];
 
     /// The name in topics, templates, metrics and the API.
     #[must_use]
@@ -23,6 +34,11 @@ impl Channel {
         match self {
             Self::Email => "email",
             Self::Sms => "sms",
+            Self::Whatsapp => "whatsapp",
+            Self::Telegram => "telegram",
+            Self::WebPush => "web_push",
+            Self::AppPush => "app_push",
+            Self::Webhook => "webhook",
         }
     }
 }

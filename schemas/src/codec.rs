@@ -74,12 +74,12 @@ macro_rules! encoded {
 // Name of the schema file, then the names of older versions in `avro/history`, newest first.
 encoded! {
     Event, "event";
-    MemberCommand, "member_command";
-    Notification, "notification";
-    Delivery, "delivery";
-    Receipt, "receipt";
+    MemberCommand, "member_command", "1";
+    Notification, "notification", "1";
+    Delivery, "delivery", "1";
+    Receipt, "receipt", "1";
     Scheduled, "scheduled";
-    Decision, "decision";
+    Decision, "decision", "1";
     DeadLetter, "dead_letter";
     DefinitionSet, "definition_set";
 }

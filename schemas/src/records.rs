@@ -48,9 +48,9 @@ pub struct MemberCommand {
     pub action: MemberAction,
     /// For `upsert`: a [`crate::member::Patch`] as JSON.
     pub patch: Option<String>,
-    /// For `suppress` and `opt_out`.
+    /// For all but `upsert` and `delete`.
     pub channel: Option<Channel>,
-    /// For `suppress`: the address.
+    /// For all that concern one address.
     pub address: Option<String>,
     /// For `suppress` and `opt_out`: why.
     pub reason: Option<String>,
@@ -70,6 +70,14 @@ pub enum MemberAction {
     OptOut,
     /// The member wants this channel again.
     OptIn,
+    /// One more address of the channel, found by the channel itself: a linked chat, a subscribed browser, an app's token.
+    AddAddress,
+    /// The channel says that the address is no more.
+    RemoveAddress,
+    /// An operator uses a suppressed address again.
+    Restore,
+    /// The member wrote to us by this channel.
+    Heard,
 }
 
 /// The intent to tell one member one thing.
@@ -136,6 +144,8 @@ pub struct Delivery {
     pub expires_at: Option<Timestamp>,
     /// What templates see: a JSON object with `member` and `event`. The fields of `event.data` are shown at the top too, but travel once.
     pub context: String,
+    /// The channel allows free text until then, because the member wrote to us (WhatsApp's window).
+    pub window_until: Option<Timestamp>,
 }
 
 /// What became of a delivery.
@@ -189,12 +199,25 @@ pub enum ReceiptKind {
     Clicked,
     /// The member answered with an opt-out.
     OptedOut,
+    /// Something that reads for the member opened it: a mail provider's image proxy, a scanner.
+    OpenedByMachine,
+    /// Something that reads for the member followed a link.
+    ClickedByMachine,
 }
 
 impl ReceiptKind {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Deferred, Self::Sent, Self::Failed, Self::Delivered, Self::Opened, Self::Clicked, Self::OptedOut];
+    pub const ALL: [Self; 9] = [
+        Self::Deferred,
+        Self::Sent,
+        Self::Failed,
+        Self::Delivered,
+        Self::Opened,
+        Self::Clicked,
+        Self::OptedOut,
+        Self::OpenedByMachine,
+        Self::ClickedByMachine,
+    ];
 
     /// The name in aggregates, metrics and the API.
     #[must_use]
@@ -207,13 +230,24 @@ impl ReceiptKind {
             Self::Opened => "opened",
             Self::Clicked => "clicked",
             Self::OptedOut => "opted_out",
+            Self::OpenedByMachine => "opened_by_machine",
+            Self::ClickedByMachine => "clicked_by_machine",
         }
     }
 
-    /// A message's status is its receipt of the greatest rank, whatever order they came in.
+    /// A message's status is its receipt of the greatest rank, whatever order they came in. A machine that reads proves that it arrived.
     #[must_use]
     pub const fn rank(self) -> u8 {
-        self as u8
+        match self {
+            Self::Deferred => 0,
+            Self::Sent => 1,
+            Self::Failed => 2,
+            Self::OpenedByMachine | Self::ClickedByMachine => 3,
+            Self::Delivered => 4,
+            Self::Opened => 5,
+            Self::Clicked => 6,
+            Self::OptedOut => 7,
+        }
     }
 }
 
@@ -237,6 +271,8 @@ pub enum ErrorKind {
     Unauthorized,
     /// It expired before it could be sent.
     Expired,
+    /// Nobody was to be reached there this time (mailbox full, handset off): an address that says so too often is quarantined.
+    Unreachable,
 }
 
 impl ErrorKind {
@@ -252,6 +288,7 @@ impl ErrorKind {
             Self::Rejected => "rejected",
             Self::Unauthorized => "unauthorized",
             Self::Expired => "expired",
+            Self::Unreachable => "unreachable",
         }
     }
 }

@@ -110,6 +110,7 @@ record!(delivery: Delivery {
     id: id(DeliveryId), notification: id(NotificationId), project: text(), member: text(), event_type: text(),
     template: text(), channel: channel(), address: text();
     locale: optional(text()), lane: lane(), attempt: any::<i32>(), accepted_at: at(), expires_at: optional(at()), context: text(),
+    window_until: optional(at()),
 });
 record!(receipt: Receipt {
     delivery: id(DeliveryId), notification: id(NotificationId), project: text(), member: text(), template: text(),

@@ -95,7 +95,7 @@ impl Released for Notification {
 }
 
 impl Released for Delivery {
-    fn sample(_version: u32) -> Self {
+    fn sample(version: u32) -> Self {
         Self {
             id: delivery_id(),
             notification: notification_id(),
@@ -111,6 +111,7 @@ impl Released for Delivery {
             accepted_at: ACCEPTED,
             expires_at: None,
             context: r#"{"member":{"name":"Ana"}}"#.into(),
+            window_until: (version > 1).then_some(LATER),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::runtime::{
     worker::{Context, Fatal, dead_letter, encode, malformed},
 };
 use bellwether_connectors::{
-    channels::{Accepted, Content, Message, Reference, SendError},
+    channels::{Accepted, Content, Email, Message, Reference, SendError},
     log::{Commit, CommitError, Committed, Consumer, LogError, LogRecord, Polled, TopicPartition},
 };
 use bellwether_processors::{
@@ -559,16 +559,21 @@ pub const REPLAY_HEADER: &str = "bellwether-replay";
 
 fn message(delivery: &Delivery, rendered: Rendered, provider: &str) -> Message {
     let content = match delivery.channel {
-        Channel::Email => {
-            Content::Email { subject: rendered.subject.unwrap_or_default(), html: rendered.html, text: rendered.text }
-        }
-        Channel::Sms => Content::Text { body: rendered.text.unwrap_or_default() },
+        Channel::Email => Content::Email(Email {
+            subject: rendered.subject.unwrap_or_default(),
+            html: rendered.html,
+            text: rendered.text,
+            ..Email::default()
+        }),
+        _ => Content::Text { body: rendered.text.unwrap_or_default() },
     };
     Message {
         delivery: delivery.id,
         attempt: delivery.attempt,
         to: delivery.address.clone(),
         content,
+        lane: delivery.lane,
+        ttl: None,
         reference: Reference {
             delivery: delivery.id,
             notification: delivery.notification,

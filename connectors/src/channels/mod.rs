@@ -7,7 +7,7 @@ pub mod twilio;
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bellwether_schemas::{Channel, DeliveryId, NotificationId, records::ErrorKind};
+use bellwether_schemas::{Channel, DeliveryId, Lane, NotificationId, records::ErrorKind};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::{fmt::Debug, sync::Arc, time::Duration};
@@ -23,6 +23,10 @@ pub struct Message {
     pub to: String,
     /// What to say.
     pub content: Content,
+    /// The lane, for channels that know urgency.
+    pub lane: Lane,
+    /// How long it is worth delivering, from now; `None` leaves it to the provider.
+    pub ttl: Option<Duration>,
     /// Who it is about, so that a callback finds its way home without a look-up.
     pub reference: Reference,
 }
@@ -67,23 +71,136 @@ impl Reference {
     }
 }
 
-/// What a message says, by the kind of channel.
+/// What a message says, by the kind of channel. Everything in it is rendered: connectors escape for their wire and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// E-mail: subject and at least one of the bodies.
-    Email {
-        /// Subject, one line.
-        subject: String,
-        /// HTML body.
-        html: Option<String>,
-        /// Text body.
-        text: Option<String>,
-    },
+    /// E-mail.
+    Email(Email),
     /// Plain text (SMS).
     Text {
         /// Body.
         body: String,
     },
+    /// WhatsApp.
+    Whatsapp(Whatsapp),
+    /// A chat with formatted text (Telegram).
+    Chat {
+        /// Text with the few HTML tags that the channel knows.
+        html: String,
+        /// Links below the text, one a row.
+        buttons: Vec<Button>,
+    },
+    /// A notification of a browser or an app.
+    Push(Push),
+    /// A JSON document (webhook).
+    Json {
+        /// The document.
+        body: String,
+    },
+}
+
+/// An e-mail: subject and at least one of the bodies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Email {
+    /// Subject, one line.
+    pub subject: String,
+    /// HTML body.
+    pub html: Option<String>,
+    /// Text body.
+    pub text: Option<String>,
+    /// Files that go with it.
+    pub attachments: Vec<Attachment>,
+    /// Where one click unsubscribes (RFC 8058): an https URL that takes a POST.
+    pub unsubscribe: Option<String>,
+}
+
+/// A file of an e-mail.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Attachment {
+    /// File name; of an inline image also its content id.
+    pub name: String,
+    /// Where it is fetched from.
+    pub url: String,
+    /// Shown within the HTML body (`cid:NAME`), not below it.
+    #[serde(default)]
+    pub inline: bool,
+}
+
+/// A link or reply below a text.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Button {
+    /// What it says.
+    pub text: String,
+    /// Where it leads; without one it is a quick reply, where the channel has such.
+    #[serde(default)]
+    pub url: Option<String>,
+}
+
+/// What may be said on WhatsApp: an approved template always, free text only within 24 hours of the member's last message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whatsapp {
+    /// An approved template with its parameters.
+    Template {
+        /// Name at Meta.
+        name: String,
+        /// Language code at Meta, such as `es_AR`.
+        language: String,
+        /// The media of its header, if it has one.
+        header: Option<Media>,
+        /// Values of the body's placeholders, in order.
+        parameters: Vec<String>,
+        /// Values of the placeholders of its URL buttons, by button in order; `None` for a button without one.
+        buttons: Vec<Option<String>>,
+    },
+    /// Free text.
+    Text {
+        /// Body.
+        body: String,
+        /// The media above it, if any.
+        header: Option<Media>,
+        /// Quick replies (at most 3), or one link.
+        buttons: Vec<Button>,
+    },
+}
+
+/// A picture, film or document by its URL.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Media {
+    /// What it is.
+    pub kind: MediaKind,
+    /// Where the provider fetches it: https.
+    pub url: String,
+}
+
+/// See [`Media::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MediaKind {
+    /// Picture.
+    Image,
+    /// Film.
+    Video,
+    /// Document.
+    Document,
+}
+
+/// A notification of a browser or an app.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Push {
+    /// First line.
+    pub title: String,
+    /// Text.
+    pub body: String,
+    /// Where a click leads: our tracking link, or the bare one where nothing is tracked.
+    pub url: Option<String>,
+    /// Small picture, by URL.
+    pub icon: Option<String>,
+    /// Large picture, by URL.
+    pub image: Option<String>,
+    /// More for the app, as it is.
+    pub data: std::collections::BTreeMap<String, String>,
+    /// Where the receiver reports that it was shown (POST), if it shall.
+    pub delivered_url: Option<String>,
 }
 
 /// The provider took the message.

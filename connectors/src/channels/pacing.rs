@@ -345,7 +345,7 @@ mod tests {
     use super::*;
     use crate::channels::{Content, Reference as About};
     use async_trait::async_trait;
-    use bellwether_schemas::{DeliveryId, NotificationId};
+    use bellwether_schemas::{DeliveryId, Lane, NotificationId};
     use futures::FutureExt as _;
     use std::collections::VecDeque;
 
@@ -375,7 +375,15 @@ mod tests {
         let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
         let (project, member, template, provider) = (text(), text(), text(), text());
         let reference = About { delivery, notification, project, member, template, provider };
-        Message { delivery, attempt: 1, to: text(), content: Content::Text { body: text() }, reference }
+        Message {
+            delivery,
+            attempt: 1,
+            to: text(),
+            content: Content::Text { body: text() },
+            lane: Lane::Bulk,
+            ttl: None,
+            reference,
+        }
     }
 
     fn throttled(after: Option<u64>) -> SendError {

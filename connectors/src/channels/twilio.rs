@@ -365,8 +365,8 @@ impl Sink for TwilioSink {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::channels::Reference;
-    use bellwether_schemas::{DeliveryId, NotificationId};
+    use crate::channels::{Email, Reference};
+    use bellwether_schemas::{DeliveryId, Lane, NotificationId};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -384,6 +384,8 @@ mod tests {
             attempt: 3,
             to: "+15550001111".into(),
             content: Content::Text { body: body.into() },
+            lane: Lane::Bulk,
+            ttl: None,
             reference: Reference {
                 delivery,
                 notification,
@@ -417,7 +419,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sent_is_not_tried() {
-        let email = Content::Email { subject: "s".into(), html: None, text: Some("t".into()) };
+        let email = Content::Email(Email { subject: "s".into(), text: Some("t".into()), ..Email::default() });
         for content in [email, Content::Text { body: " \n".into() }, Content::Text { body: "ö".repeat(1601) }] {
             let error = config(json!({})).request(&Message { content, ..message("") }).unwrap_err();
             assert_eq!(error.kind, Rejected);

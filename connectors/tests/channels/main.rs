@@ -5,12 +5,12 @@ mod smtp;
 mod twilio;
 
 use bellwether_connectors::channels::{Content, Message, Reference};
-use bellwether_schemas::{Channel, DeliveryId, EventId, NotificationId};
+use bellwether_schemas::{Channel, DeliveryId, EventId, Lane, NotificationId};
 
 /// The `n`-th message of a test, to `to`.
 fn message(n: u64, to: &str, content: Content) -> Message {
     let notification = NotificationId::derive(EventId::derive("shop", "/test", &n.to_string()), "flow", 1, 0, "m1");
-    let channel = if matches!(content, Content::Email { .. }) { Channel::Email } else { Channel::Sms };
+    let channel = if matches!(content, Content::Email(_)) { Channel::Email } else { Channel::Sms };
     let delivery = DeliveryId::derive(notification, channel, to);
     let reference = Reference {
         delivery,
@@ -20,5 +20,5 @@ fn message(n: u64, to: &str, content: Content) -> Message {
         template: "order".into(),
         provider: "test".into(),
     };
-    Message { delivery, attempt: 1, to: to.into(), content, reference }
+    Message { delivery, attempt: 1, to: to.into(), content, lane: Lane::Bulk, ttl: None, reference }
 }

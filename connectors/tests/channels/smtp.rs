@@ -1,6 +1,6 @@
 use super::message;
 use bellwether_connectors::channels::{
-    Accepted, Content, Message, SendError, Sink,
+    Accepted, Content, Email, Message, SendError, Sink,
     smtp::{Config, SmtpSink},
 };
 use bellwether_schemas::records::ErrorKind::{self, Ambiguous, InvalidAddress, Rejected, Transient, Unauthorized};
@@ -252,7 +252,11 @@ fn sink(at: SocketAddr, change: serde_json::Value) -> SmtpSink {
 }
 
 fn email(n: u64, to: &str, text: &str) -> Message {
-    message(n, to, Content::Email { subject: format!("Number {n}"), html: None, text: Some(text.into()) })
+    message(
+        n,
+        to,
+        Content::Email(Email { subject: format!("Number {n}"), text: Some(text.into()), ..Email::default() }),
+    )
 }
 
 fn kind(outcome: Result<Accepted, SendError>) -> ErrorKind {

@@ -2,7 +2,7 @@
 //! Knows no connection.
 
 use super::Config;
-use crate::channels::{ConfigError, Content, Message, SendError};
+use crate::channels::{ConfigError, Content, Email, Message, SendError};
 use bellwether_schemas::{Timestamp, records::ErrorKind};
 use lettre::{
     Address,
@@ -85,7 +85,7 @@ impl Letterhead {
     /// # Errors
     /// The address is none: [`ErrorKind::InvalidAddress`]. No body, or content of another channel: [`ErrorKind::Rejected`].
     pub fn request(&self, message: &Message, now: Timestamp) -> Result<Letter, SendError> {
-        let Content::Email { subject, html, text } = &message.content else {
+        let Content::Email(Email { subject, html, text, .. }) = &message.content else {
             return Err(SendError::new(ErrorKind::Rejected, "content is no e-mail: give a subject and a body"));
         };
         let to = address(&message.to)
@@ -227,7 +227,7 @@ pub(super) fn dotted(content: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::channels::Reference;
-    use bellwether_schemas::{DeliveryId, NotificationId};
+    use bellwether_schemas::{DeliveryId, Lane, NotificationId};
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(1_767_323_045_678); // 2026-01-02T03:04:05.678Z
@@ -244,7 +244,14 @@ mod tests {
             delivery,
             attempt: 1,
             to: to.into(),
-            content: Content::Email { subject: subject.into(), html: html.map(Into::into), text: text.map(Into::into) },
+            content: Content::Email(Email {
+                subject: subject.into(),
+                html: html.map(Into::into),
+                text: text.map(Into::into),
+                ..Email::default()
+            }),
+            lane: Lane::Bulk,
+            ttl: None,
             reference: Reference {
                 delivery,
                 notification: NotificationId::default(),
