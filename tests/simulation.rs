@@ -277,7 +277,7 @@ impl Sink for Provider {
         }
         if !calm && die < 20 {
             let after = Some(Duration::from_secs(2));
-            return Err(SendError { kind: ErrorKind::Throttled, detail: "429".into(), after });
+            return Err(SendError { after, ..SendError::new(ErrorKind::Throttled, "429") });
         }
         *oracle.accepted.entry(message.delivery).or_default() += 1;
         let r = &message.reference;
@@ -304,7 +304,7 @@ impl Sink for Provider {
             oracle.ambiguous += 1;
             return Err(SendError::new(ErrorKind::Ambiguous, "no answer after the final dot"));
         }
-        Ok(Accepted { provider_id: Some(format!("id-{}", message.delivery)) })
+        Ok(Accepted { provider_id: Some(format!("id-{}", message.delivery)), ..Accepted::default() })
     }
 
     async fn check(&self) -> Result<(), SendError> {

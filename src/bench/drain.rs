@@ -175,7 +175,7 @@ impl Sink for Nothing {
         Channel::Email
     }
     async fn send(&self, _: &Message) -> Result<Accepted, SendError> {
-        Ok(Accepted { provider_id: None })
+        Ok(Accepted::default())
     }
     async fn check(&self) -> Result<(), SendError> {
         Ok(())

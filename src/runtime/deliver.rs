@@ -331,7 +331,7 @@ impl Deliverer {
                 self.context.metrics.end_to_end_of(channel, lane).observe(took);
                 Tried::Accepted(accepted.provider_id)
             }
-            Err(SendError { kind, detail, after }) => Tried::Failed { kind, detail, after },
+            Err(SendError { kind, detail, after, .. }) => Tried::Failed { kind, detail, after },
         };
         let output = settle(&job.delivery, &job.message.reference.provider, &job.provider, tried, now);
         self.end(job.at, job.offset, &job.record, output);

@@ -1,6 +1,8 @@
 //! Channels: one file a provider, each with a `Config` (unknown fields refused, secrets by reference), a pure `request`, a pure
 //! `classify`, and a thin call. Whether, when and to whom to send is decided elsewhere.
 
+mod codes;
+mod http;
 pub mod pacing;
 pub mod smtp;
 pub mod twilio;
@@ -204,10 +206,12 @@ pub struct Push {
 }
 
 /// The provider took the message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
     /// The provider's own id of it.
     pub provider_id: Option<String>,
+    /// The address that it went to, where the provider said that the message's has moved there: send to it from now on.
+    pub moved_to: Option<String>,
 }
 
 /// The provider did not take it, or we do not know.
@@ -220,12 +224,14 @@ pub struct SendError {
     pub detail: String,
     /// How long the provider told us to wait.
     pub after: Option<Duration>,
+    /// The wait is for this address alone: meanwhile others may be sent to, so it holds no provider's pace.
+    pub of_address: bool,
 }
 
 impl SendError {
     /// An error without a waiting time.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), after: None }
+        Self { kind, detail: detail.into(), after: None, of_address: false }
     }
 }
 

@@ -232,7 +232,7 @@ impl Pace {
     fn observe(&self, outcome: &Result<Accepted, SendError>, probe: bool, now: Instant) {
         let mut gate = self.gate();
         match outcome {
-            Err(error) if error.kind == ErrorKind::Throttled => gate.throttled(error.after, now),
+            Err(error) if error.kind == ErrorKind::Throttled && !error.of_address => gate.throttled(error.after, now),
             Err(error) if error.kind == ErrorKind::Unauthorized => gate.unauthorized(now),
             // It did not get as far as our account, so it proves nothing.
             Err(error) if matches!(error.kind, ErrorKind::Transient | ErrorKind::Ambiguous) => {
@@ -359,7 +359,7 @@ mod tests {
             Channel::Sms
         }
         async fn send(&self, _: &Message) -> Result<Accepted, SendError> {
-            self.0.lock().unwrap().pop_front().map_or(Ok(Accepted { provider_id: None }), Err)
+            self.0.lock().unwrap().pop_front().map_or(Ok(Accepted::default()), Err)
         }
         async fn check(&self) -> Result<(), SendError> {
             Ok(())
@@ -438,6 +438,14 @@ mod tests {
         drop(paced.acquire().await);
         assert_eq!(start.elapsed().as_secs(), 7);
         assert_eq!(paced.state().held_until, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_that_must_wait_holds_nobody_else() {
+        let paced = paced(None, [SendError { of_address: true, ..throttled(Some(86_400)) }]);
+        paced.acquire().await.send(&message()).await.unwrap_err();
+        assert_eq!(paced.state().held_until, None);
+        assert!(paced.try_acquire().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -295,7 +295,7 @@ impl Sink for SmtpSink {
             ));
         };
         let reply = self.deliver(&letter, deadline).await?;
-        Ok(Accepted { provider_id: reply.queue_id() })
+        Ok(Accepted { provider_id: reply.queue_id(), ..Accepted::default() })
     }
 
     async fn check(&self) -> Result<(), SendError> {

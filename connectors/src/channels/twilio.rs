@@ -1,17 +1,22 @@
 //! Text messages by Twilio's REST API (2010-04-01): `Config`, the pure [`Config::request`] and [`classify`], and the thin call.
 //! What Twilio calls back is read in [`crate::webhooks::twilio`]; what follows from either is decided elsewhere.
 
-use super::{Accepted, ConfigError, Content, Message, SendError, Sink, without_addresses};
+use super::{
+    Accepted, ConfigError, Content, Message, SendError, Sink,
+    codes::{self, Line},
+    http::{self, Answer},
+    without_addresses,
+};
 use crate::secret::Secret;
 use async_trait::async_trait;
 use bellwether_schemas::{
     Channel,
-    records::ErrorKind::{self, Expired, InvalidAddress, OptedOut, Rejected, Throttled, Transient, Unauthorized},
+    records::ErrorKind::{self, Rejected, Throttled, Transient, Unauthorized},
 };
-use reqwest::{Client, RequestBuilder, Url, header::RETRY_AFTER, redirect::Policy};
+use reqwest::{Client, RequestBuilder};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 /// Connector's name in definitions.
 pub const KIND: &str = "twilio";
@@ -58,8 +63,8 @@ const fn default_timeout() -> u64 {
     10
 }
 
-fn wrong(field: &'static str, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Field { kind: KIND, field: field.into(), problem: problem.into() }
+fn wrong(field: &'static str, problem: &str) -> ConfigError {
+    http::wrong(KIND, field, problem)
 }
 
 /// A call that creates one message.
@@ -96,14 +101,11 @@ impl Config {
             }
             _ => {}
         }
-        url("base_url", &self.base_url)?;
+        http::url(KIND, "base_url", &self.base_url)?;
         if let Some(callback) = &self.status_callback_url {
-            url("status_callback_url", callback)?;
+            http::url(KIND, "status_callback_url", callback)?;
         }
-        if !(1..=600).contains(&self.timeout_seconds) {
-            return Err(wrong("timeout_seconds", "must be from 1 to 600"));
-        }
-        Ok(())
+        http::timeout(KIND, self.timeout_seconds)
     }
 
     fn account_url(&self) -> String {
@@ -143,80 +145,18 @@ impl Config {
     }
 }
 
-fn url(field: &'static str, text: &str) -> Result<(), ConfigError> {
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.fragment().is_none() => Ok(()),
-        _ => Err(wrong(field, "must be an http or https URL without a fragment")),
-    }
-}
-
-/// What Twilio's error codes mean for us: code, kind, Twilio's name of it. Codes that are not here are judged by the HTTP status.
-/// Source: <https://www.twilio.com/docs/api/errors>. Sorted by code.
-pub const CODES: &[(u32, ErrorKind, &str)] = &[
-    (10001, Unauthorized, "account is not active"),
-    (14107, Throttled, "message send rate limit exceeded"),
-    (20003, Unauthorized, "authentication failed"),
-    (20404, Unauthorized, "resource not found"),
-    (20429, Throttled, "too many requests"),
-    (20500, Transient, "internal server error"),
-    (20503, Transient, "service unavailable"),
-    (21211, InvalidAddress, "invalid `To` number"),
-    (21212, Unauthorized, "invalid `From` number"),
-    (21408, Unauthorized, "no permission to send to this region"),
-    (21602, Rejected, "body is required"),
-    (21603, Unauthorized, "`From` is required"),
-    (21604, InvalidAddress, "`To` is required"),
-    (21605, Rejected, "body is too long"),
-    (21606, Unauthorized, "`From` cannot send messages"),
-    (21608, Unauthorized, "trial account: `To` is not verified"),
-    (21609, Unauthorized, "invalid status callback URL"),
-    (21610, OptedOut, "recipient has unsubscribed"),
-    (21611, Transient, "`From` has too many messages queued"),
-    (21612, Rejected, "`To` cannot be reached from this `From`"),
-    (21614, InvalidAddress, "`To` is no mobile number"),
-    (21617, Rejected, "body exceeds 1600 characters"),
-    (21619, Rejected, "body or media is required"),
-    (21658, Rejected, "parameter exceeds its limit"),
-    (21659, Unauthorized, "`From` is no Twilio number or short code"),
-    (21660, Unauthorized, "`From` belongs to another account"),
-    (21701, Unauthorized, "messaging service does not exist"),
-    (21703, Unauthorized, "messaging service has no sender"),
-    (21704, Unauthorized, "messaging service has no sender for this message"),
-    (21705, Unauthorized, "messaging service is invalid"),
-    (21730, Transient, "system under maintenance"),
-    (30001, Transient, "queue overflow"),
-    (30002, Unauthorized, "account suspended"),
-    // A handset that is switched off answers like a dead number: soft, until it has repeated.
-    (30003, Transient, "handset unreachable"),
-    (30004, Rejected, "message blocked"),
-    (30005, InvalidAddress, "unknown destination"),
-    (30006, InvalidAddress, "landline or unreachable carrier"),
-    (30007, Rejected, "filtered by the carrier"),
-    (30008, Transient, "unknown error"),
-    (30009, Transient, "missing segment"),
-    (30010, Rejected, "price exceeds the maximum"),
-    (30022, Throttled, "A2P 10DLC rate limit exceeded"),
-    (30023, Throttled, "A2P 10DLC daily cap reached"),
-    (30024, Unauthorized, "sender id is not provisioned on the carrier"),
-    (30032, Unauthorized, "toll-free number is not verified"),
-    (30034, Unauthorized, "number is not registered for A2P 10DLC"),
-    (30036, Expired, "validity period expired"),
-    (30038, Rejected, "one-time password filtered"),
-    (30410, Transient, "carrier timed out"),
-    (30450, Rejected, "delivery blocked"),
-    (63038, Throttled, "account exceeded its daily messages"),
-];
+/// What Twilio's error codes mean for us; its source is in the file.
+static CODES: LazyLock<Vec<Line>> = LazyLock::new(|| codes::parse(include_str!("twilio.codes.csv")));
 
 /// The consequence of one of Twilio's error codes, if we know it, with its name.
 #[must_use]
 pub fn kind_of(code: u32) -> Option<(ErrorKind, &'static str)> {
-    let at = CODES.binary_search_by_key(&code, |(known, ..)| *known).ok()?;
-    CODES.get(at).map(|(_, kind, name)| (*kind, *name))
+    codes::find(&CODES, code).map(|line| (line.kind, line.name))
 }
 
 /// The fields of an answer that we read: of a Message resource, or of an error.
 #[derive(Deserialize)]
-struct Answer {
+struct Said {
     sid: Option<String>,
     status: Option<serde_json::Value>,
     error_code: Option<u32>,
@@ -231,7 +171,7 @@ struct Answer {
 /// See [`SendError`]. A success whose body has no `sid` is [`ErrorKind::Ambiguous`]: it may come from a proxy in between,
 /// and only a `sid` proves that Twilio took the message.
 pub fn classify(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Result<Accepted, SendError> {
-    let answer: Option<Answer> = serde_json::from_slice(body).ok();
+    let answer: Option<Said> = serde_json::from_slice(body).ok();
     if (200..300).contains(&status) {
         return created(status, answer);
     }
@@ -241,7 +181,7 @@ pub fn classify(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Resu
         (_, Some((kind, _))) => kind,
         (429, _) => Throttled,
         (500.., _) | (408, _) => Transient,
-        // Wrong credentials, account or host; redirects are not followed, because they would carry the token elsewhere.
+        // Wrong credentials, account or host; redirects are not followed.
         (300..=399 | 401 | 403..=405, _) => Unauthorized,
         _ => Rejected,
     };
@@ -249,7 +189,7 @@ pub fn classify(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Resu
     Err(SendError { after: retry_after.filter(|_| kind == Throttled), ..error(kind, status, code, words.as_deref()) })
 }
 
-fn created(status: u16, answer: Option<Answer>) -> Result<Accepted, SendError> {
+fn created(status: u16, answer: Option<Said>) -> Result<Accepted, SendError> {
     let Some((sid, answer)) = answer.and_then(|mut a| Some((a.sid.take().filter(|sid| !sid.is_empty())?, a))) else {
         return Err(SendError::new(ErrorKind::Ambiguous, format!("HTTP {status} without the message's `sid`")));
     };
@@ -260,7 +200,7 @@ fn created(status: u16, answer: Option<Answer>) -> Result<Accepted, SendError> {
             let kind = kind_of(code).map_or(Rejected, |(kind, _)| kind);
             Err(error(kind, status, Some(code), answer.error_message.as_deref()))
         }
-        _ => Ok(Accepted { provider_id: Some(sid) }),
+        _ => Ok(Accepted { provider_id: Some(sid), ..Accepted::default() }),
     }
 }
 
@@ -292,49 +232,13 @@ impl TwilioSink {
     /// Names the field and the remedy.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
-        let token = config.auth_token.resolve().map_err(|source| ConfigError::Secret {
-            kind: KIND,
-            field: "auth_token",
-            source,
-        })?;
-        let timeout = Duration::from_secs(config.timeout_seconds);
-        let client = Client::builder()
-            .timeout(timeout)
-            .connect_timeout(timeout)
-            .redirect(Policy::none())
-            .user_agent(concat!("bellwether/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| wrong("base_url", format!("no HTTP client is to be had: {error}")))?;
+        let token = http::secret(KIND, "auth_token", &config.auth_token)?;
+        let client = http::client(KIND, Duration::from_secs(config.timeout_seconds))?;
         Ok(Self { config, token, client })
     }
 
-    async fn call(&self, request: RequestBuilder) -> Result<(u16, Option<Duration>, Vec<u8>), reqwest::Error> {
-        let request = request.basic_auth(&self.config.account_sid, Some(self.token.expose_secret()));
-        let mut response = request.send().await?;
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-        let (status, mut body) = (response.status().as_u16(), Vec::new());
-        while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > MAX_ANSWER {
-                body.clear();
-                break;
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok((status, retry_after, body))
-    }
-}
-
-/// A call without an answer: whether Twilio has it is unknown, unless we never reached Twilio.
-fn unanswered(error: &reqwest::Error) -> SendError {
-    if error.is_connect() {
-        SendError::new(Transient, "cannot connect")
-    } else if error.is_builder() {
-        SendError::new(Rejected, "the request cannot be built")
-    } else if error.is_timeout() {
-        SendError::new(ErrorKind::Ambiguous, "no answer in time (`timeout_seconds`)")
-    } else {
-        SendError::new(ErrorKind::Ambiguous, "the connection broke before the answer")
+    async fn call(&self, request: RequestBuilder) -> Result<Answer, SendError> {
+        http::call(request.basic_auth(&self.config.account_sid, Some(self.token.expose_secret())), MAX_ANSWER).await
     }
 }
 
@@ -346,18 +250,15 @@ impl Sink for TwilioSink {
 
     async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
         let Request { url, form } = self.config.request(message)?;
-        let (status, retry_after, body) =
-            self.call(self.client.post(url).form(&form)).await.map_err(|error| unanswered(&error))?;
+        let Answer { status, retry_after, body } = self.call(self.client.post(url).form(&form)).await?;
         classify(status, retry_after, &body)
     }
 
     async fn check(&self) -> Result<(), SendError> {
         let request = self.client.get(format!("{}.json", self.config.account_url()));
-        match self.call(request).await {
-            // Any answer that names the account will do; `classify` wants a `sid` too.
-            Ok((status, retry_after, body)) => classify(status, retry_after, &body).map(drop),
-            Err(error) => Err(SendError { kind: Transient, ..unanswered(&error) }),
-        }
+        let Answer { status, retry_after, body } = self.call(request).await.map_err(http::of_question)?;
+        // Any answer that names the account will do; `classify` wants a `sid` too.
+        classify(status, retry_after, &body).map(drop)
     }
 }
 
@@ -366,6 +267,7 @@ impl Sink for TwilioSink {
 mod tests {
     use super::*;
     use crate::channels::{Email, Reference};
+    use ErrorKind::{InvalidAddress, OptedOut};
     use bellwether_schemas::{DeliveryId, Lane, NotificationId};
     use proptest::prelude::*;
     use serde_json::json;
@@ -429,11 +331,10 @@ mod tests {
 
     #[test]
     fn every_code_of_the_table_has_its_consequence() {
-        assert!(CODES.windows(2).all(|pair| pair[0].0 < pair[1].0), "sorted, each once");
-        for (code, kind, name) in CODES {
+        for Line { code, kind, name, .. } in codes::assert_sound(include_str!("twilio.codes.csv")) {
             let body = json!({"code": code, "message": "words", "status": 400}).to_string();
             let error = classify(400, None, body.as_bytes()).unwrap_err();
-            assert_eq!((error.kind, error.detail), (*kind, format!("{code}: {name}")));
+            assert_eq!((error.kind, error.detail), (kind, format!("{code}: {name}")));
         }
         // What the provider's page and our contract insist on.
         for (code, kind) in [
@@ -478,7 +379,7 @@ mod tests {
             assert_eq!((error.kind, error.after), (kind, after), "{status} {body}");
             assert!(!error.detail.contains("5550001111"), "{}", error.detail);
         }
-        let taken = Accepted { provider_id: Some("SM1".into()) };
+        let taken = Accepted { provider_id: Some("SM1".into()), ..Accepted::default() };
         assert_eq!(classify(201, None, br#"{"sid":"SM1","status":"queued","error_code":null,"new":[1]}"#), Ok(taken));
     }
 
