@@ -1,6 +1,7 @@
-//! What providers call back: one file a provider, with pure verification and pure reading into receipts.
-//! No I/O and no clock here; the HTTP endpoint is the house's, and what a receipt changes is decided elsewhere.
+//! What providers call back: one file a provider, with pure verification and pure reading into receipts
+//! and what members say to us. No I/O and no clock here; the HTTP endpoint is the house's, and what a receipt changes is decided elsewhere.
 
+pub mod inbound;
 pub mod twilio;
 
 /// Why a callback is refused.
@@ -8,7 +9,7 @@ pub mod twilio;
 pub enum WebhookError {
     /// The signature is missing or not that of this request: not the provider, another URL than it was given, or another token.
     #[error(
-        "signature is wrong: the provider's token and our public URL (`status_callback_url`) must be those it signs with"
+        "signature is wrong: the provider's token or secret, and our public URL where it is signed too, must be those it signs with"
     )]
     Signature,
     /// A field that we need is not there.
