@@ -6,6 +6,7 @@ mod http;
 pub mod pacing;
 pub mod smtp;
 pub mod twilio;
+pub mod whatsapp;
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -283,7 +284,11 @@ pub enum ConfigError {
 }
 
 /// Every connector and its channel.
-pub const KINDS: [(&str, Channel); 2] = [(smtp::KIND, Channel::Email), (twilio::KIND, Channel::Sms)];
+pub const KINDS: [(&str, Channel); 3] = [
+    (smtp::KIND, Channel::Email),
+    (twilio::KIND, Channel::Sms),
+    (whatsapp::KIND, Channel::Whatsapp),
+];
 
 /// The channel that a kind of provider serves; `None` for an unknown kind.
 #[must_use]
@@ -299,6 +304,7 @@ pub fn validate(kind: &str, settings: &Map<String, Value>) -> Result<(), ConfigE
     match kind {
         smtp::KIND => read::<smtp::Config>(smtp::KIND, settings)?.validate().map(drop),
         twilio::KIND => read::<twilio::Config>(twilio::KIND, settings)?.validate(),
+        whatsapp::KIND => read::<whatsapp::Config>(whatsapp::KIND, settings)?.validate(),
         _ => Err(ConfigError::Kind(kind.to_owned())),
     }
 }
@@ -311,12 +317,14 @@ pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>,
     Ok(match kind {
         smtp::KIND => Arc::new(smtp::SmtpSink::new(&read(smtp::KIND, settings)?)?),
         twilio::KIND => Arc::new(twilio::TwilioSink::new(read(twilio::KIND, settings)?)?),
+        whatsapp::KIND => Arc::new(whatsapp::WhatsappSink::new(read(whatsapp::KIND, settings)?)?),
         _ => return Err(ConfigError::Kind(kind.to_owned())),
     })
 }
 
 /// Fields that refer to a secret.
-const SECRETS: [&str; 2] = ["password", "auth_token"];
+const SECRETS: [&str; 5] =
+    ["password", "auth_token", "access_token", "app_secret", "verify_token"];
 
 fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
     serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {
@@ -415,6 +423,12 @@ mod tests {
                 json!({"account_sid": "AC1", "auth_token": {"file": "/x"}, "messaging_service_sid": "MG1",
                 "base_url": "http://127.0.0.1:1", "status_callback_url": "https://h/v1/webhooks/twilio/sms", "timeout_seconds": 3}),
             ),
+            ("whatsapp_cloud", json!({"phone_number_id": "1", "access_token": {"env": "X"}})),
+            (
+                "whatsapp_cloud",
+                json!({"phone_number_id": "1", "access_token": {"env": "X"}, "waba_id": "2", "app_secret": {"env": "Y"},
+                "verify_token": {"file": "/x"}, "version": "v25.0", "base_url": "http://127.0.0.1:1", "timeout_seconds": 3}),
+            ),
         ] {
             validate(kind, &settings(value)).unwrap();
         }
@@ -424,7 +438,18 @@ mod tests {
     fn bad_settings_name_the_field() {
         let smtp = json!({"host": "mx.example", "from_address": "a@b.example"});
         let twilio = json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550001111"});
+        let whatsapp = json!({"phone_number_id": "1", "access_token": {"env": "X"}});
         for (kind, base, change, field) in [
+            ("whatsapp_cloud", &whatsapp, json!({"phone_number_id": "../me"}), "phone_number_id"),
+            ("whatsapp_cloud", &whatsapp, json!({"waba_id": ""}), "waba_id"),
+            ("whatsapp_cloud", &whatsapp, json!({"access_token": "S3cret"}), "access_token"),
+            ("whatsapp_cloud", &whatsapp, json!({"app_secret": "S3cret"}), "app_secret"),
+            ("whatsapp_cloud", &whatsapp, json!({"verify_token": "S3cret"}), "verify_token"),
+            ("whatsapp_cloud", &whatsapp, json!({"version": "25"}), "version"),
+            ("whatsapp_cloud", &whatsapp, json!({"version": "v25.0/x"}), "version"),
+            ("whatsapp_cloud", &whatsapp, json!({"base_url": "x"}), "base_url"),
+            ("whatsapp_cloud", &whatsapp, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("whatsapp_cloud", &whatsapp, json!({"from": "x"}), "from"),
             ("smtp", &smtp, json!({"hots": "x"}), "hots"),
             ("smtp", &smtp, json!({"port": "25"}), "port"),
             ("smtp", &smtp, json!({"port": 0}), "port"),
@@ -461,10 +486,11 @@ mod tests {
     fn kinds_and_secrets() {
         assert_eq!(channel_of("smtp"), Some(Channel::Email));
         assert_eq!(channel_of("twilio"), Some(Channel::Sms));
+        assert_eq!(channel_of("whatsapp_cloud"), Some(Channel::Whatsapp));
         assert_eq!(channel_of("pigeon"), None);
         assert_eq!(
             build("pigeon", &Map::new()).unwrap_err().to_string(),
-            "unknown provider kind `pigeon`: use one of smtp, twilio"
+            "unknown provider kind `pigeon`: use one of smtp, twilio, whatsapp_cloud"
         );
         let missing =
             json!({"account_sid": "AC1", "auth_token": {"env": "BELLWETHER_TEST_UNSET"}, "from": "+15550001111"});

@@ -3,6 +3,7 @@
 
 mod smtp;
 mod twilio;
+mod whatsapp;
 
 use bellwether_connectors::channels::{Content, Message, Reference};
 use bellwether_schemas::{Channel, DeliveryId, EventId, Lane, NotificationId};
@@ -10,7 +11,11 @@ use bellwether_schemas::{Channel, DeliveryId, EventId, Lane, NotificationId};
 /// The `n`-th message of a test, to `to`.
 fn message(n: u64, to: &str, content: Content) -> Message {
     let notification = NotificationId::derive(EventId::derive("shop", "/test", &n.to_string()), "flow", 1, 0, "m1");
-    let channel = if matches!(content, Content::Email(_)) { Channel::Email } else { Channel::Sms };
+    let channel = match content {
+        Content::Email(_) => Channel::Email,
+        Content::Whatsapp(_) => Channel::Whatsapp,
+        _ => Channel::Sms,
+    };
     let delivery = DeliveryId::derive(notification, channel, to);
     let reference = Reference {
         delivery,
