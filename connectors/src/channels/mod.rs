@@ -5,6 +5,7 @@ mod codes;
 mod http;
 pub mod pacing;
 pub mod smtp;
+pub mod telegram;
 pub mod twilio;
 pub mod whatsapp;
 
@@ -284,10 +285,11 @@ pub enum ConfigError {
 }
 
 /// Every connector and its channel.
-pub const KINDS: [(&str, Channel); 3] = [
+pub const KINDS: [(&str, Channel); 4] = [
     (smtp::KIND, Channel::Email),
     (twilio::KIND, Channel::Sms),
     (whatsapp::KIND, Channel::Whatsapp),
+    (telegram::KIND, Channel::Telegram),
 ];
 
 /// The channel that a kind of provider serves; `None` for an unknown kind.
@@ -305,6 +307,7 @@ pub fn validate(kind: &str, settings: &Map<String, Value>) -> Result<(), ConfigE
         smtp::KIND => read::<smtp::Config>(smtp::KIND, settings)?.validate().map(drop),
         twilio::KIND => read::<twilio::Config>(twilio::KIND, settings)?.validate(),
         whatsapp::KIND => read::<whatsapp::Config>(whatsapp::KIND, settings)?.validate(),
+        telegram::KIND => read::<telegram::Config>(telegram::KIND, settings)?.validate(),
         _ => Err(ConfigError::Kind(kind.to_owned())),
     }
 }
@@ -318,13 +321,14 @@ pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>,
         smtp::KIND => Arc::new(smtp::SmtpSink::new(&read(smtp::KIND, settings)?)?),
         twilio::KIND => Arc::new(twilio::TwilioSink::new(read(twilio::KIND, settings)?)?),
         whatsapp::KIND => Arc::new(whatsapp::WhatsappSink::new(read(whatsapp::KIND, settings)?)?),
+        telegram::KIND => Arc::new(telegram::TelegramSink::new(read(telegram::KIND, settings)?)?),
         _ => return Err(ConfigError::Kind(kind.to_owned())),
     })
 }
 
 /// Fields that refer to a secret.
-const SECRETS: [&str; 5] =
-    ["password", "auth_token", "access_token", "app_secret", "verify_token"];
+const SECRETS: [&str; 7] =
+    ["password", "auth_token", "access_token", "app_secret", "verify_token", "bot_token", "webhook_secret"];
 
 fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
     serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {
@@ -429,6 +433,12 @@ mod tests {
                 json!({"phone_number_id": "1", "access_token": {"env": "X"}, "waba_id": "2", "app_secret": {"env": "Y"},
                 "verify_token": {"file": "/x"}, "version": "v25.0", "base_url": "http://127.0.0.1:1", "timeout_seconds": 3}),
             ),
+            ("telegram", json!({"bot_token": {"env": "X"}})),
+            (
+                "telegram",
+                json!({"bot_token": {"file": "/x"}, "webhook_secret": {"env": "Y"}, "base_url": "http://127.0.0.1:1",
+                "timeout_seconds": 3}),
+            ),
         ] {
             validate(kind, &settings(value)).unwrap();
         }
@@ -439,6 +449,7 @@ mod tests {
         let smtp = json!({"host": "mx.example", "from_address": "a@b.example"});
         let twilio = json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550001111"});
         let whatsapp = json!({"phone_number_id": "1", "access_token": {"env": "X"}});
+        let telegram = json!({"bot_token": {"env": "X"}});
         for (kind, base, change, field) in [
             ("whatsapp_cloud", &whatsapp, json!({"phone_number_id": "../me"}), "phone_number_id"),
             ("whatsapp_cloud", &whatsapp, json!({"waba_id": ""}), "waba_id"),
@@ -450,6 +461,11 @@ mod tests {
             ("whatsapp_cloud", &whatsapp, json!({"base_url": "x"}), "base_url"),
             ("whatsapp_cloud", &whatsapp, json!({"timeout_seconds": 0}), "timeout_seconds"),
             ("whatsapp_cloud", &whatsapp, json!({"from": "x"}), "from"),
+            ("telegram", &telegram, json!({"bot_token": "S3cret"}), "bot_token"),
+            ("telegram", &telegram, json!({"webhook_secret": "S3cret"}), "webhook_secret"),
+            ("telegram", &telegram, json!({"base_url": "x"}), "base_url"),
+            ("telegram", &telegram, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("telegram", &telegram, json!({"token": "x"}), "token"),
             ("smtp", &smtp, json!({"hots": "x"}), "hots"),
             ("smtp", &smtp, json!({"port": "25"}), "port"),
             ("smtp", &smtp, json!({"port": 0}), "port"),
@@ -487,10 +503,11 @@ mod tests {
         assert_eq!(channel_of("smtp"), Some(Channel::Email));
         assert_eq!(channel_of("twilio"), Some(Channel::Sms));
         assert_eq!(channel_of("whatsapp_cloud"), Some(Channel::Whatsapp));
+        assert_eq!(channel_of("telegram"), Some(Channel::Telegram));
         assert_eq!(channel_of("pigeon"), None);
         assert_eq!(
             build("pigeon", &Map::new()).unwrap_err().to_string(),
-            "unknown provider kind `pigeon`: use one of smtp, twilio, whatsapp_cloud"
+            "unknown provider kind `pigeon`: use one of smtp, twilio, whatsapp_cloud, telegram"
         );
         let missing =
             json!({"account_sid": "AC1", "auth_token": {"env": "BELLWETHER_TEST_UNSET"}, "from": "+15550001111"});

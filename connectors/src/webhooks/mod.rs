@@ -2,6 +2,7 @@
 //! and what members say to us. No I/O and no clock here; the HTTP endpoint is the house's, and what a receipt changes is decided elsewhere.
 
 pub mod inbound;
+pub mod telegram;
 pub mod twilio;
 pub mod whatsapp;
 

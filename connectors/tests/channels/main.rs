@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod smtp;
+mod telegram;
 mod twilio;
 mod whatsapp;
 
@@ -14,6 +15,7 @@ fn message(n: u64, to: &str, content: Content) -> Message {
     let channel = match content {
         Content::Email(_) => Channel::Email,
         Content::Whatsapp(_) => Channel::Whatsapp,
+        Content::Chat { .. } => Channel::Telegram,
         _ => Channel::Sms,
     };
     let delivery = DeliveryId::derive(notification, channel, to);
