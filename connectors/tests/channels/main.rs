@@ -1,6 +1,7 @@
 //! The connectors against servers that speak the real protocols: scripted ones for every turn a dialogue can take, and Postfix's `smtp-sink`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod counterparts;
 mod smtp;
 mod telegram;
 mod twilio;
