@@ -93,7 +93,7 @@ fn a_whole_folder_loads() {
     let event = EventAttributes { id: "1", kind: "shop.order.placed", source: None, time: Timestamp(0) };
     let context = context(event, &json!({"order": {"number": "B-2", "total": 3}}), "ana", &Profile::default());
     let rendered = loaded.compiled.render("order_placed", Channel::Email, Some("es"), &context).unwrap();
-    assert_eq!(rendered.text.as_deref(), Some("You paid 3 for B-2"));
+    assert_eq!(rendered.variant.text.as_deref(), Some("You paid 3 for B-2"));
 }
 
 #[test]

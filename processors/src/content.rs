@@ -2,7 +2,11 @@
 //! Nothing is sent, fetched or included here; a variable that is not there is an error, never an empty place.
 
 use crate::definitions::canonical_locale;
-use bellwether_schemas::{Channel, Timestamp, definitions::Template, member::Profile};
+use bellwether_schemas::{
+    Channel, Timestamp,
+    definitions::{Place, Template, Variant},
+    member::Profile,
+};
 use minijinja::{
     AutoEscape, Environment, ErrorKind, UndefinedBehavior,
     value::{Enumerator, Object, Value},
@@ -18,17 +22,13 @@ const FUEL: u64 = 100_000;
 /// Nesting of macros and blocks.
 const RECURSION: usize = 64;
 
-/// A rendered message; which fields there are depends on the channel, as in [`bellwether_schemas::definitions::Variant`].
+/// A rendered message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
     /// Locale of the variant that was used.
     pub locale: String,
-    /// E-mail: subject, one line.
-    pub subject: Option<String>,
-    /// E-mail: HTML body.
-    pub html: Option<String>,
-    /// E-mail: text body. SMS: the body.
-    pub text: Option<String>,
+    /// The variant with every text rendered.
+    pub variant: Variant,
 }
 
 /// Why a message cannot be rendered. Names places in templates, never values of members or events.
@@ -64,47 +64,11 @@ pub enum ContentError {
         /// `order_placed.email.es.subject`.
         place: String,
         /// Field.
-        field: &'static str,
+        field: String,
     },
     /// The context is not what [`context`] makes.
     #[error("the delivery's context is not a JSON object: {0}")]
     Context(String),
-}
-
-/// Which of a variant's texts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Field {
-    Subject,
-    Html,
-    Text,
-}
-
-impl Field {
-    pub(crate) const ALL: [Self; 3] = [Self::Subject, Self::Html, Self::Text];
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Subject => "subject",
-            Self::Html => "html",
-            Self::Text => "text",
-        }
-    }
-
-    pub(crate) fn of(self, variant: &bellwether_schemas::definitions::Variant) -> Option<&str> {
-        match self {
-            Self::Subject => variant.subject.as_deref(),
-            Self::Html => variant.html.as_deref(),
-            Self::Text => variant.text.as_deref(),
-        }
-    }
-}
-
-/// The engine's names of a variant's texts.
-#[derive(Clone, Debug, Default)]
-struct Compiled {
-    subject: Option<String>,
-    html: Option<String>,
-    text: Option<String>,
 }
 
 /// All templates of a project.
@@ -112,8 +76,8 @@ struct Compiled {
 pub struct Content {
     engine: Environment<'static>,
     default_locale: String,
-    /// Template → channel → locale in its canonical spelling.
-    variants: HashMap<String, BTreeMap<Channel, HashMap<String, Compiled>>>,
+    /// Template → channel → locale in its canonical spelling → the variant, each text replaced by the name that the engine has for it.
+    variants: HashMap<String, BTreeMap<Channel, HashMap<String, Variant>>>,
 }
 
 /// A text that the engine does not take, or cannot render: where in the text, and why.
@@ -132,6 +96,7 @@ impl Content {
         engine.set_undefined_behavior(UndefinedBehavior::Strict);
         engine.set_auto_escape_callback(|name| match name.rsplit('.').next() {
             Some("html") => AutoEscape::Html,
+            Some("json") => AutoEscape::Json,
             _ => AutoEscape::None,
         });
         engine.set_fuel(Some(FUEL));
@@ -144,22 +109,17 @@ impl Content {
     }
 
     /// Compiles every text of a template; what compiles is kept.
-    pub(crate) fn add(&mut self, name: &str, template: &Template, mut fault: impl FnMut(Channel, &str, Field, Fault)) {
+    pub(crate) fn add(&mut self, name: &str, template: &Template, mut fault: impl FnMut(Channel, &str, String, Fault)) {
         let channels = self.variants.entry(name.to_owned()).or_default();
         for (channel, locales) in &template.channels {
             for (locale, variant) in locales {
-                let mut compiled = Compiled::default();
-                for field in Field::ALL {
-                    let Some(text) = field.of(variant) else { continue };
-                    let full = format!("{name}.{channel}.{locale}.{}", field.name());
-                    match self.engine.add_template_owned(full.clone(), text.to_owned()) {
-                        Ok(()) => match field {
-                            Field::Subject => compiled.subject = Some(full),
-                            Field::Html => compiled.html = Some(full),
-                            Field::Text => compiled.text = Some(full),
-                        },
-                        Err(error) => fault(*channel, locale, field, describe(&error, text, true)),
+                let mut compiled = variant.clone();
+                for (place, text) in compiled.texts_mut() {
+                    let full = engine_name(name, *channel, locale, &place.to_string());
+                    if let Err(error) = self.engine.add_template_owned(full.clone(), text.clone()) {
+                        fault(*channel, locale, place.to_string(), describe(&error, text, true));
                     }
+                    *text = full;
                 }
                 let locale = canonical_locale(locale).unwrap_or_else(|| locale.clone());
                 channels.entry(*channel).or_default().insert(locale, compiled);
@@ -190,14 +150,12 @@ impl Content {
     ) -> Result<Rendered, ContentError> {
         let (locale, compiled) = self.variant(template, channel, locale)?;
         let root = root(context);
-        let text =
-            |name: &Option<String>, field| name.as_deref().map(|name| self.text(name, field, root.clone())).transpose();
-        Ok(Rendered {
-            locale: locale.to_owned(),
-            subject: text(&compiled.subject, Field::Subject)?.map(one_line),
-            html: text(&compiled.html, Field::Html)?,
-            text: text(&compiled.text, Field::Text)?,
-        })
+        let mut variant = compiled.clone();
+        for (place, text) in variant.texts_mut() {
+            let rendered = self.text(text, place, root.clone())?;
+            *text = if place.0 == "subject" { one_line(rendered) } else { rendered };
+        }
+        Ok(Rendered { locale: locale.to_owned(), variant })
     }
 
     /// As [`Self::render`], from the text of a delivery's context.
@@ -220,7 +178,7 @@ impl Content {
         template: &str,
         channel: Channel,
         locale: Option<&str>,
-    ) -> Result<(&str, &Compiled), ContentError> {
+    ) -> Result<(&str, &Variant), ContentError> {
         let channels = self
             .variants
             .get(template)
@@ -238,7 +196,7 @@ impl Content {
             })
     }
 
-    fn text(&self, name: &str, field: Field, root: Value) -> Result<String, ContentError> {
+    fn text(&self, name: &str, place: Place<'_>, root: Value) -> Result<String, ContentError> {
         let text = self.try_text(name, root).map_err(|(fault, _)| ContentError::Render {
             place: match (fault.line, fault.column) {
                 (Some(line), Some(column)) => format!("{name}:{line}:{column}"),
@@ -247,7 +205,7 @@ impl Content {
             problem: fault.problem,
         })?;
         if text.chars().all(char::is_whitespace) {
-            return Err(ContentError::Empty { place: name.to_owned(), field: field.name() });
+            return Err(ContentError::Empty { place: name.to_owned(), field: place.to_string() });
         }
         Ok(text)
     }
@@ -267,21 +225,20 @@ impl Content {
         template: &str,
         channel: Channel,
         locale: &str,
-        field: Field,
+        place: &str,
         context: &Json,
     ) -> Result<String, Fault> {
-        self.try_text(&format!("{template}.{channel}.{locale}.{}", field.name()), root(context))
-            .map_err(|(_, full)| full)
+        self.try_text(&engine_name(template, channel, locale, place), root(context)).map_err(|(_, full)| full)
     }
 
     /// Whether a text has compiled.
-    pub(crate) fn has_text(&self, template: &str, channel: Channel, locale: &str, field: Field) -> bool {
-        self.engine.get_template(&format!("{template}.{channel}.{locale}.{}", field.name())).is_ok()
+    pub(crate) fn has_text(&self, template: &str, channel: Channel, locale: &str, place: &str) -> bool {
+        self.engine.get_template(&engine_name(template, channel, locale, place)).is_ok()
     }
 
     /// Variables that a text reads from outside, with their attributes (`order.number`), sorted; without the engine's own functions.
-    pub(crate) fn variables(&self, template: &str, channel: Channel, locale: &str, field: Field) -> Vec<String> {
-        let Ok(compiled) = self.engine.get_template(&format!("{template}.{channel}.{locale}.{}", field.name())) else {
+    pub(crate) fn variables(&self, template: &str, channel: Channel, locale: &str, place: &str) -> Vec<String> {
+        let Ok(compiled) = self.engine.get_template(&engine_name(template, channel, locale, place)) else {
             return Vec::new();
         };
         let globals: Vec<&str> = self.engine.globals().map(|(name, _)| name).collect();
@@ -290,6 +247,11 @@ impl Content {
         variables.sort();
         variables
     }
+}
+
+/// The engine's name of a text; its end says how variables are escaped.
+fn engine_name(template: &str, channel: Channel, locale: &str, place: &str) -> String {
+    format!("{template}.{channel}.{locale}.{place}")
 }
 
 /// `es-AR`, then `es`.

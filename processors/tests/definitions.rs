@@ -270,9 +270,9 @@ fn html_is_escaped_and_nothing_else_is() {
     let profile =
         Profile { attributes: json!({"name": "Ana & Co"}).as_object().unwrap().clone(), ..Profile::default() };
     let rendered = shop.render("order_placed", Channel::Email, None, &delivery_context(&data, &profile)).unwrap();
-    assert_eq!(rendered.subject.as_deref(), Some("Order <script> Bcc: all@example.org placed"));
-    assert_eq!(rendered.html.as_deref(), Some("<p>Hi Ana &amp; Co, &lt;i&gt;</p>"));
-    assert_eq!(rendered.text.as_deref(), Some("Hi\n- <b>\n"));
+    assert_eq!(rendered.variant.subject.as_deref(), Some("Order <script> Bcc: all@example.org placed"));
+    assert_eq!(rendered.variant.html.as_deref(), Some("<p>Hi Ana &amp; Co, &lt;i&gt;</p>"));
+    assert_eq!(rendered.variant.text.as_deref(), Some("Hi\n- <b>\n"));
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn what_is_missing_at_sending_is_an_error_without_values() {
     let data = json!({"order": {}, "note": "other"});
     let error =
         empty.unwrap().render("order_placed", Channel::Sms, None, &delivery_context(&data, &Profile::default()));
-    assert!(matches!(error, Err(ContentError::Empty { field: "text", .. })), "{error:?}");
+    assert!(matches!(&error, Err(ContentError::Empty { field, .. }) if field == "text"), "{error:?}");
 }
 
 #[test]

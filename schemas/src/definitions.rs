@@ -35,7 +35,7 @@ pub struct Project {
 /// An account at a provider, which serves one channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provider {
-    /// Which connector: `smtp` or `twilio`; it decides the channel.
+    /// Which connector, such as `smtp`; it decides the channel.
     pub kind: String,
     /// Messages per second that the whole cluster may send by this account; absent means no limit of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,19 +101,164 @@ pub struct Template {
     pub sample: serde_json::Map<String, serde_json::Value>,
 }
 
-/// One message text; which fields it needs depends on the channel.
+/// What is said on one channel in one locale; which fields it needs depends on the channel. Every text in it is a template, but for the
+/// names that a provider knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Variant {
     /// E-mail: subject.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// E-mail: HTML body; variables are escaped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Push: first line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// E-mail: HTML body. Telegram: the message, in the few tags that it knows. Variables are escaped.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub html: Option<String>,
-    /// E-mail: text body. SMS: the body.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// E-mail: text body. SMS, push: the body. WhatsApp: free text, for as long as it is allowed. Telegram: the message, where it has no `html`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// Webhook: the document, JSON; variables become JSON values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json: Option<String>,
+    /// Push: where a click leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Push: small picture, by URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icon: Option<String>,
+    /// Push: large picture, by URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// WhatsApp: media above the text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<Media>,
+    /// WhatsApp: the approved template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<ApprovedTemplate>,
+    /// WhatsApp, Telegram: links or replies below the text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub buttons: Vec<Button>,
+    /// E-mail: files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+    /// Push: more for the app.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, String>,
+}
+
+/// A template that the provider has approved, by its name there, with what is put into it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovedTemplate {
+    /// Name at the provider.
+    pub name: String,
+    /// Language code at the provider, such as `es_AR`.
+    pub language: String,
+    /// Values of the body's placeholders, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<String>,
+    /// Values of the placeholders in its URL buttons, by button in order; null for a button without one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub buttons: Vec<Option<String>>,
+}
+
+/// A file of an e-mail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// File name; of an inline image also its content id.
+    pub name: String,
+    /// Where it is fetched from.
+    pub url: String,
+    /// Shown within the HTML body (`cid:NAME`), not below it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inline: bool,
+}
+
+/// A link or reply below a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Button {
+    /// What it says.
+    pub text: String,
+    /// Where it leads; without one it is a quick reply, where the channel has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// A picture, film or document by its URL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Media {
+    /// What it is.
+    pub kind: MediaKind,
+    /// Where the provider fetches it: https.
+    pub url: String,
+}
+
+/// See [`Media::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MediaKind {
+    /// Picture.
+    Image,
+    /// Film.
+    Video,
+    /// Document.
+    Document,
+}
+
+impl Variant {
+    /// Every text that is a template, with its place (`html`, `buttons.0.url`), always in the same order.
+    pub fn texts_mut(&mut self) -> Vec<(Place<'_>, &mut String)> {
+        let Self { subject, title, html, text, json, url, icon, image, header, template, buttons, attachments, data } =
+            self;
+        let single = [
+            ("subject", subject),
+            ("title", title),
+            ("html", html),
+            ("text", text),
+            ("json", json),
+            ("url", url),
+            ("icon", icon),
+            ("image", image),
+        ];
+        let mut texts: Vec<(Place<'_>, &mut String)> =
+            single.into_iter().filter_map(|(name, text)| Some((Place(name, None, ""), text.as_mut()?))).collect();
+        texts.extend(header.iter_mut().map(|media| (Place("header.url", None, ""), &mut media.url)));
+        if let Some(ApprovedTemplate { parameters, buttons, .. }) = template {
+            let parameters = parameters.iter_mut().enumerate();
+            texts.extend(parameters.map(|(n, text)| (Place("template.parameters", Some(n), ""), text)));
+            let buttons = buttons.iter_mut().enumerate();
+            texts
+                .extend(buttons.filter_map(|(n, text)| Some((Place("template.buttons", Some(n), ""), text.as_mut()?))));
+        }
+        for (n, Button { text, url }) in buttons.iter_mut().enumerate() {
+            texts.push((Place("buttons", Some(n), "text"), text));
+            texts.extend(url.as_mut().map(|url| (Place("buttons", Some(n), "url"), url)));
+        }
+        for (n, Attachment { name, url, .. }) in attachments.iter_mut().enumerate() {
+            texts.push((Place("attachments", Some(n), "name"), name));
+            texts.push((Place("attachments", Some(n), "url"), url));
+        }
+        texts.extend(data.iter_mut().map(|(key, text)| (Place("data", None, key.as_str()), text)));
+        texts
+    }
+}
+
+/// Where a text stands in a [`Variant`]: field, index within it, name within that. Written with dots between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a>(pub &'static str, pub Option<usize>, pub &'a str);
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)?;
+        if let Some(index) = self.1 {
+            write!(f, ".{index}")?;
+        }
+        if self.2.is_empty() { Ok(()) } else { write!(f, ".{}", self.2) }
+    }
 }
 
 /// What follows an event. In this version: one notification.

@@ -8,7 +8,10 @@ use super::{
 use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
-    definitions::{Flow, Notify, OnAmbiguous, Project, Provider, Template, Variant},
+    definitions::{
+        ApprovedTemplate, Attachment, Button, Flow, Media, MediaKind, Notify, OnAmbiguous, Project, Provider, Template,
+        Variant,
+    },
 };
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,6 +113,16 @@ impl Reader {
         number
     }
 
+    fn boolean(&mut self, node: &Node) -> Option<bool> {
+        match &node.kind {
+            Kind::Bool(yes) => Some(*yes),
+            _ => {
+                self.expected(node, "true or false");
+                None
+            }
+        }
+    }
+
     /// One of a closed set of names.
     fn choice<T: Copy>(&mut self, node: &Node, what: &str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(node)?;
@@ -204,11 +217,97 @@ impl Reader {
     }
 
     fn variant(&mut self, node: &Node) -> Variant {
-        let fields = self.fields(node, &["subject", "html", "text"]);
+        const FIELDS: [&str; 13] = [
+            "subject",
+            "title",
+            "html",
+            "text",
+            "json",
+            "url",
+            "icon",
+            "image",
+            "header",
+            "template",
+            "buttons",
+            "attachments",
+            "data",
+        ];
+        let fields = self.fields(node, &FIELDS);
+        let mut text = |name| self.optional(&fields, name, Self::text);
+        let (subject, title, html, body) = (text("subject"), text("title"), text("html"), text("text"));
+        let (json, url, icon, image) = (text("json"), text("url"), text("icon"), text("image"));
         Variant {
-            subject: self.optional(&fields, "subject", Self::text),
-            html: self.optional(&fields, "html", Self::text),
-            text: self.optional(&fields, "text", Self::text),
+            subject,
+            title,
+            html,
+            text: body,
+            json,
+            url,
+            icon,
+            image,
+            header: self.optional(&fields, "header", |r, n| Some(r.media(n))),
+            template: self.optional(&fields, "template", |r, n| Some(r.approved_template(n))),
+            buttons: self.optional(&fields, "buttons", |r, n| r.list(n, Self::button)).unwrap_or_default(),
+            attachments: self.optional(&fields, "attachments", |r, n| r.list(n, Self::attachment)).unwrap_or_default(),
+            data: self
+                .optional(&fields, "data", |r, n| {
+                    let entries = r.entries(n);
+                    Some(entries.iter().filter_map(|e| Some((e.key.clone(), r.text(&e.value)?))).collect())
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    fn media(&mut self, node: &Node) -> Media {
+        let kinds = [("image", MediaKind::Image), ("video", MediaKind::Video), ("document", MediaKind::Document)];
+        let fields = self.fields(node, &["kind", "url"]);
+        Media {
+            kind: self
+                .required(&fields, "kind", |r, n| r.choice(n, "kind", &kinds).map(Some))
+                .unwrap_or(MediaKind::Image),
+            url: self.required(&fields, "url", Self::text),
+        }
+    }
+
+    fn approved_template(&mut self, node: &Node) -> ApprovedTemplate {
+        let fields = self.fields(node, &["name", "language", "parameters", "buttons"]);
+        ApprovedTemplate {
+            name: self.required(&fields, "name", Self::text),
+            language: self.required(&fields, "language", Self::text),
+            parameters: self.optional(&fields, "parameters", |r, n| r.list(n, Self::text)).unwrap_or_default(),
+            buttons: self
+                .optional(&fields, "buttons", |r, n| {
+                    r.list(n, |r, n| if matches!(n.kind, Kind::Null) { Some(None) } else { r.text(n).map(Some) })
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    fn button(&mut self, node: &Node) -> Option<Button> {
+        let fields = self.fields(node, &["text", "url"]);
+        Some(Button {
+            text: self.required(&fields, "text", Self::text),
+            url: self.optional(&fields, "url", Self::text),
+        })
+    }
+
+    fn attachment(&mut self, node: &Node) -> Option<Attachment> {
+        let fields = self.fields(node, &["name", "url", "inline"]);
+        Some(Attachment {
+            name: self.required(&fields, "name", Self::text),
+            url: self.required(&fields, "url", Self::text),
+            inline: self.optional(&fields, "inline", Self::boolean).unwrap_or(false),
+        })
+    }
+
+    /// The items of a list that can be read.
+    fn list<T>(&mut self, node: &Node, read: impl Fn(&mut Self, &Node) -> Option<T>) -> Option<Vec<T>> {
+        match &node.kind {
+            Kind::List(items) => Some(items.iter().filter_map(|item| read(self, item)).collect()),
+            _ => {
+                self.expected(node, "a list");
+                None
+            }
         }
     }
 
@@ -240,18 +339,8 @@ impl Reader {
         Notify {
             template: self.required(&fields, "template", Self::text),
             lane: self.required(&fields, "lane", |r, n| r.choice(n, "lane", &lanes).map(Some)).unwrap_or(Lane::Bulk),
-            channels: self.optional(&fields, "channels", Self::channels).unwrap_or_default(),
+            channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             expires_after_seconds: self.optional(&fields, "expires_after_seconds", Self::whole_number),
-        }
-    }
-
-    fn channels(&mut self, node: &Node) -> Option<Vec<Channel>> {
-        match &node.kind {
-            Kind::List(items) => Some(items.iter().filter_map(|item| self.channel(item)).collect()),
-            _ => {
-                self.expected(node, "a list");
-                None
-            }
         }
     }
 }

@@ -4,18 +4,18 @@
 //! The loop decides nothing: what is sent is `processors::deliver::prepare`, what follows is `settle`, which offsets are whose is the `Ledger`.
 
 use crate::runtime::{
+    message::message,
     retry::until_available,
     sinks::{Outlet, Sinks},
     stages::project_in_key,
     worker::{Context, Fatal, dead_letter, encode, malformed},
 };
 use bellwether_connectors::{
-    channels::{Accepted, Content, Email, Message, Reference, SendError},
+    channels::{Accepted, Message, SendError},
     log::{Commit, CommitError, Committed, Consumer, LogError, LogRecord, Polled, TopicPartition},
 };
 use bellwether_processors::{
     Output,
-    content::Rendered,
     definitions::Projects,
     deliver::{Prepared, Tried, prepare, settle},
     ledger::{Arrival, Ledger},
@@ -293,7 +293,7 @@ impl Deliverer {
             return;
         }
         let outlet = self.sinks.outlet(&delivery.project, &name, &provider);
-        let message = message(&delivery, rendered, &name);
+        let message = message(&delivery, rendered, &name, now);
         if let Some(book) = self.books.get_mut(&at) {
             book.waiting.push_back(Job { at, offset, record, delivery, message, outlet, provider });
         }
@@ -556,34 +556,6 @@ fn identity(delivery: &Delivery, record: &LogRecord) -> u64 {
 
 /// Header of a replayed dead letter: its value tells one replay from another.
 pub const REPLAY_HEADER: &str = "bellwether-replay";
-
-fn message(delivery: &Delivery, rendered: Rendered, provider: &str) -> Message {
-    let content = match delivery.channel {
-        Channel::Email => Content::Email(Email {
-            subject: rendered.subject.unwrap_or_default(),
-            html: rendered.html,
-            text: rendered.text,
-            ..Email::default()
-        }),
-        _ => Content::Text { body: rendered.text.unwrap_or_default() },
-    };
-    Message {
-        delivery: delivery.id,
-        attempt: delivery.attempt,
-        to: delivery.address.clone(),
-        content,
-        lane: delivery.lane,
-        ttl: None,
-        reference: Reference {
-            delivery: delivery.id,
-            notification: delivery.notification,
-            project: delivery.project.clone(),
-            member: delivery.member.clone(),
-            template: delivery.template.clone(),
-            provider: provider.to_owned(),
-        },
-    }
-}
 
 async fn until_seek(
     consumer: &mut Box<dyn Consumer>,

@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod definitions;
 pub mod deliver;
+pub mod message;
 pub mod metered;
 pub mod retry;
 pub mod sinks;

@@ -11,6 +11,7 @@ pub mod whatsapp;
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+pub use bellwether_schemas::definitions::{Attachment, Button, Media, MediaKind};
 use bellwether_schemas::{Channel, DeliveryId, Lane, NotificationId, records::ErrorKind};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -118,28 +119,6 @@ pub struct Email {
     pub unsubscribe: Option<String>,
 }
 
-/// A file of an e-mail.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Attachment {
-    /// File name; of an inline image also its content id.
-    pub name: String,
-    /// Where it is fetched from.
-    pub url: String,
-    /// Shown within the HTML body (`cid:NAME`), not below it.
-    #[serde(default)]
-    pub inline: bool,
-}
-
-/// A link or reply below a text.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Button {
-    /// What it says.
-    pub text: String,
-    /// Where it leads; without one it is a quick reply, where the channel has such.
-    #[serde(default)]
-    pub url: Option<String>,
-}
-
 /// What may be said on WhatsApp: an approved template always, free text only within 24 hours of the member's last message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whatsapp {
@@ -165,27 +144,6 @@ pub enum Whatsapp {
         /// Quick replies (at most 3), or one link.
         buttons: Vec<Button>,
     },
-}
-
-/// A picture, film or document by its URL.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Media {
-    /// What it is.
-    pub kind: MediaKind,
-    /// Where the provider fetches it: https.
-    pub url: String,
-}
-
-/// See [`Media::kind`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MediaKind {
-    /// Picture.
-    Image,
-    /// Film.
-    Video,
-    /// Document.
-    Document,
 }
 
 /// A notification of a browser or an app.

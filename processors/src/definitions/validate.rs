@@ -6,7 +6,7 @@ use super::{
     condition::{Condition, variables},
     names::{canonical_locale, did_you_mean, is_project_name, name_problem, nearest},
 };
-use crate::content::{self, Content, Field};
+use crate::content::{self, Content};
 use bellwether_schemas::{
     Channel, Timestamp,
     definitions::{Definitions, Flow, Template, Variant},
@@ -178,15 +178,15 @@ fn templates(document: &Definitions, findings: &mut Findings) -> Content {
             findings.add(
                 format!("{path}.channels"),
                 "the template has no channel",
-                "add `email` or `sms` with a variant",
+                "add one, such as `email`, with a variant",
             );
         }
         if template.sample.contains_key("event") {
             let remedy = "rename the field: in templates `event` is always the event itself";
             findings.add(format!("{path}.sample.event"), "the event's data cannot shadow `event`", remedy);
         }
-        content.add(name, template, |channel, locale, field, fault| {
-            let place = format!("{path}.channels.{channel}.{locale}.{}", field.name());
+        content.add(name, template, |channel, locale, place, fault| {
+            let place = format!("{path}.channels.{channel}.{locale}.{place}");
             findings.at(place, (fault.line, fault.column), fault.problem, "correct the template");
         });
         for (channel, locales) in &template.channels {
@@ -220,24 +220,83 @@ fn default_locale(document: &Definitions, findings: &mut Findings) {
     }
 }
 
+/// What a channel's variants are made of.
+struct Shape {
+    /// In words.
+    message: &'static str,
+    /// Groups of fields, of each of which at least one must be there, and what to do about it.
+    needed: &'static [(&'static [&'static str], &'static str)],
+    /// What may be there beside these.
+    allowed: &'static [&'static str],
+}
+
+const fn shape(channel: Channel) -> Shape {
+    let (message, needed, allowed): (_, &[(&[&str], &str)], &[&str]) = match channel {
+        Channel::Email => (
+            "an e-mail",
+            &[(&["subject"], "add `subject`"), (&["html", "text"], "add `html`, `text` or, better, both")],
+            &["attachments"],
+        ),
+        Channel::Sms => ("a text message", &[(&["text"], "add `text`")], &[]),
+        Channel::Whatsapp => (
+            "a WhatsApp message",
+            &[(&["template", "text"], "add `template`; and `text` for the 24 hours after the member wrote")],
+            &["header", "buttons"],
+        ),
+        Channel::Telegram => ("a Telegram message", &[(&["html", "text"], "add `html` or `text`")], &["buttons"]),
+        Channel::WebPush | Channel::AppPush => (
+            "a push notification",
+            &[(&["title"], "add `title`"), (&["text"], "add `text`")],
+            &["url", "icon", "image", "data"],
+        ),
+        Channel::Webhook => ("a webhook call", &[(&["json"], "add `json`")], &[]),
+    };
+    Shape { message, needed, allowed }
+}
+
 fn fields(path: &str, channel: Channel, variant: &Variant, findings: &mut Findings) {
-    for field in Field::ALL {
-        let (path, name) = (format!("{path}.{}", field.name()), field.name());
-        match (channel, field, field.of(variant)) {
-            (Channel::Email, Field::Subject, None) => findings.add(path, "an e-mail needs a subject", "add `subject`"),
-            (Channel::Email, Field::Html, None) if variant.text.is_none() => {
-                findings.add(path, "an e-mail needs a body", "add `html`, `text` or, better, both");
-            }
-            (Channel::Sms, Field::Text, None) => findings.add(path, "a text message needs a body", "add `text`"),
-            (Channel::Sms, Field::Subject | Field::Html, Some(_)) => {
-                findings.add(path, format!("a text message has no {name}"), format!("remove `{name}`"));
-            }
-            (_, _, Some(text)) if text.trim().is_empty() => {
-                findings.add(path, format!("`{name}` is empty"), "write something, or remove it");
-            }
-            _ => {}
+    let Shape { message, needed, allowed } = shape(channel);
+    let present = present(variant);
+    for (group, remedy) in needed {
+        if !group.iter().any(|field| present.contains(field)) {
+            let what = group.join("` or `");
+            findings.add(format!("{path}.{}", group[0]), format!("{message} needs `{what}`"), *remedy);
         }
     }
+    for field in &present {
+        if !allowed.contains(field) && !needed.iter().any(|(group, _)| group.contains(field)) {
+            findings.add(format!("{path}.{field}"), format!("{message} has no {field}"), format!("remove `{field}`"));
+        }
+    }
+    for (place, text) in variant.clone().texts_mut() {
+        if text.trim().is_empty() {
+            findings.add(format!("{path}.{place}"), format!("`{place}` is empty"), "write something, or remove it");
+        }
+    }
+}
+
+/// The fields of a variant that are there.
+fn present(variant: &Variant) -> Vec<&'static str> {
+    let Variant { subject, title, html, text, json, url, icon, image, header, template, buttons, attachments, data } =
+        variant;
+    [
+        ("subject", subject.is_some()),
+        ("title", title.is_some()),
+        ("html", html.is_some()),
+        ("text", text.is_some()),
+        ("json", json.is_some()),
+        ("url", url.is_some()),
+        ("icon", icon.is_some()),
+        ("image", image.is_some()),
+        ("header", header.is_some()),
+        ("template", template.is_some()),
+        ("buttons", !buttons.is_empty()),
+        ("attachments", !attachments.is_empty()),
+        ("data", !data.is_empty()),
+    ]
+    .into_iter()
+    .filter_map(|(name, is_there)| is_there.then_some(name))
+    .collect()
 }
 
 /// Looks for variables that nothing provides, then renders with the sample.
@@ -249,11 +308,14 @@ fn texts(
     findings: &mut Findings,
 ) {
     let context = content::sample_context("sample", &template.sample);
-    for field in Field::ALL {
-        let Some(text) = field.of(variant).filter(|_| content.has_text(name, channel, locale, field)) else { continue };
-        let path = format!("{path}.{}", field.name());
+    for (place, text) in variant.clone().texts_mut() {
+        let place = place.to_string();
+        if !content.has_text(name, channel, locale, &place) {
+            continue;
+        }
+        let path = format!("{path}.{place}");
         let missing: Vec<(String, Option<String>)> = content
-            .variables(name, channel, locale, field)
+            .variables(name, channel, locale, &place)
             .into_iter()
             .filter_map(|variable| missing_of(&variable, &context).map(|hint| (variable, hint)))
             .collect();
@@ -261,8 +323,8 @@ fn texts(
             let (problem, remedy) = words(variable, hint.as_deref());
             findings.at(&path, find(text, variable), problem, remedy);
         }
-        match content.try_sample(name, channel, locale, field, &context) {
-            Ok(rendered) => rendered_length(&path, channel, &rendered, findings),
+        match content.try_sample(name, channel, locale, &place, &context) {
+            Ok(rendered) => rendered_text(&path, channel, &place, &rendered, findings),
             Err(fault) if fault.undefined && !missing.is_empty() => {}
             Err(fault) => {
                 let remedy = if fault.undefined {
@@ -277,11 +339,16 @@ fn texts(
     }
 }
 
-fn rendered_length(path: &str, channel: Channel, rendered: &str, findings: &mut Findings) {
+fn rendered_text(path: &str, channel: Channel, place: &str, rendered: &str, findings: &mut Findings) {
     let characters = rendered.chars().count();
     if channel == Channel::Sms && characters > MAX_SMS_CHARACTERS {
         let problem = format!("the message of the sample has {characters} characters");
         findings.add(path, problem, format!("providers take at most {MAX_SMS_CHARACTERS}: shorten it"));
+    }
+    if place == "json"
+        && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(rendered)
+    {
+        findings.add(path, format!("with the sample this is no JSON: {error}"), "correct the template");
     }
 }
 
