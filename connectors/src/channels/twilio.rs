@@ -1,14 +1,14 @@
 //! Text messages by Twilio's REST API (2010-04-01): `Config`, the pure [`Config::request`] and [`classify`], and the thin call.
 //! What Twilio calls back is read in [`crate::webhooks::twilio`]; what follows from either is decided elsewhere.
 
-use super::{Accepted, ConfigError, Content, Message, SendError, Sink, without_addresses};
+use super::{Accepted, ConfigError, Content, Message, SendError, Sink, http, without_addresses};
 use crate::secret::Secret;
 use async_trait::async_trait;
 use bellwether_schemas::{
     Channel,
     records::ErrorKind::{self, Expired, InvalidAddress, OptedOut, Rejected, Throttled, Transient, Unauthorized},
 };
-use reqwest::{Client, RequestBuilder, Url, header::RETRY_AFTER, redirect::Policy};
+use reqwest::{Client, RequestBuilder};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -21,8 +21,6 @@ pub const REFERENCE: &str = "r";
 pub const ATTEMPT: &str = "n";
 /// Longest body in characters (error 21617).
 const MAX_BODY: usize = 1600;
-/// Bytes of an answer that we read; Twilio's have less than 2,000.
-const MAX_ANSWER: usize = 64 * 1024;
 
 /// Settings of a Twilio provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,8 +56,8 @@ const fn default_timeout() -> u64 {
     10
 }
 
-fn wrong(field: &'static str, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Field { kind: KIND, field: field.into(), problem: problem.into() }
+fn wrong(field: &'static str, problem: &str) -> ConfigError {
+    http::wrong(KIND, field, problem)
 }
 
 /// A call that creates one message.
@@ -96,14 +94,11 @@ impl Config {
             }
             _ => {}
         }
-        url("base_url", &self.base_url)?;
+        http::url(KIND, "base_url", &self.base_url)?;
         if let Some(callback) = &self.status_callback_url {
-            url("status_callback_url", callback)?;
+            http::url(KIND, "status_callback_url", callback)?;
         }
-        if !(1..=600).contains(&self.timeout_seconds) {
-            return Err(wrong("timeout_seconds", "must be from 1 to 600"));
-        }
-        Ok(())
+        http::timeout(KIND, self.timeout_seconds)
     }
 
     fn account_url(&self) -> String {
@@ -140,13 +135,6 @@ impl Config {
             form.push(("StatusCallback", format!("{callback}{separator}{REFERENCE}={token}&{ATTEMPT}={attempt}")));
         }
         Ok(Request { url: format!("{}/Messages.json", self.account_url()), form })
-    }
-}
-
-fn url(field: &'static str, text: &str) -> Result<(), ConfigError> {
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.fragment().is_none() => Ok(()),
-        _ => Err(wrong(field, "must be an http or https URL without a fragment")),
     }
 }
 
@@ -292,49 +280,13 @@ impl TwilioSink {
     /// Names the field and the remedy.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
-        let token = config.auth_token.resolve().map_err(|source| ConfigError::Secret {
-            kind: KIND,
-            field: "auth_token",
-            source,
-        })?;
-        let timeout = Duration::from_secs(config.timeout_seconds);
-        let client = Client::builder()
-            .timeout(timeout)
-            .connect_timeout(timeout)
-            .redirect(Policy::none())
-            .user_agent(concat!("bellwether/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| wrong("base_url", format!("no HTTP client is to be had: {error}")))?;
+        let token = http::secret(KIND, "auth_token", &config.auth_token)?;
+        let client = http::client(KIND, Duration::from_secs(config.timeout_seconds))?;
         Ok(Self { config, token, client })
     }
 
-    async fn call(&self, request: RequestBuilder) -> Result<(u16, Option<Duration>, Vec<u8>), reqwest::Error> {
-        let request = request.basic_auth(&self.config.account_sid, Some(self.token.expose_secret()));
-        let mut response = request.send().await?;
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-        let (status, mut body) = (response.status().as_u16(), Vec::new());
-        while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > MAX_ANSWER {
-                body.clear();
-                break;
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok((status, retry_after, body))
-    }
-}
-
-/// A call without an answer: whether Twilio has it is unknown, unless we never reached Twilio.
-fn unanswered(error: &reqwest::Error) -> SendError {
-    if error.is_connect() {
-        SendError::new(Transient, "cannot connect")
-    } else if error.is_builder() {
-        SendError::new(Rejected, "the request cannot be built")
-    } else if error.is_timeout() {
-        SendError::new(ErrorKind::Ambiguous, "no answer in time (`timeout_seconds`)")
-    } else {
-        SendError::new(ErrorKind::Ambiguous, "the connection broke before the answer")
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        request.basic_auth(&self.config.account_sid, Some(self.token.expose_secret()))
     }
 }
 
@@ -346,18 +298,15 @@ impl Sink for TwilioSink {
 
     async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
         let Request { url, form } = self.config.request(message)?;
-        let (status, retry_after, body) =
-            self.call(self.client.post(url).form(&form)).await.map_err(|error| unanswered(&error))?;
-        classify(status, retry_after, &body)
+        let answer = http::call(self.authorized(self.client.post(url).form(&form)), http::MAX_ANSWER).await?;
+        classify(answer.status, answer.retry_after, &answer.body)
     }
 
     async fn check(&self) -> Result<(), SendError> {
         let request = self.client.get(format!("{}.json", self.config.account_url()));
-        match self.call(request).await {
-            // Any answer that names the account will do; `classify` wants a `sid` too.
-            Ok((status, retry_after, body)) => classify(status, retry_after, &body).map(drop),
-            Err(error) => Err(SendError { kind: Transient, ..unanswered(&error) }),
-        }
+        let answer = http::call(self.authorized(request), http::MAX_ANSWER).await.map_err(http::of_question)?;
+        // Any answer that names the account will do; `classify` wants a `sid` too.
+        classify(answer.status, answer.retry_after, &answer.body).map(drop)
     }
 }
 
