@@ -1,10 +1,16 @@
 //! Channels: one file a provider, each with a `Config` (unknown fields refused, secrets by reference), a pure `request`, a pure
 //! `classify`, and a thin call. Whether, when and to whom to send is decided elsewhere.
 
+pub mod apns;
+mod codes;
+pub mod fcm;
 mod http;
 pub mod pacing;
+mod signing;
 pub mod smtp;
 pub mod twilio;
+pub mod web_push;
+pub mod webhook;
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -278,12 +284,29 @@ pub enum ConfigError {
 }
 
 /// Every connector and its channel.
-pub const KINDS: [(&str, Channel); 2] = [(smtp::KIND, Channel::Email), (twilio::KIND, Channel::Sms)];
+pub const KINDS: [(&str, Channel); 6] = [
+    (smtp::KIND, Channel::Email),
+    (twilio::KIND, Channel::Sms),
+    (web_push::KIND, Channel::WebPush),
+    (fcm::KIND, Channel::AppPush),
+    (apns::KIND, Channel::AppPush),
+    (webhook::KIND, Channel::Webhook),
+];
 
 /// The channel that a kind of provider serves; `None` for an unknown kind.
 #[must_use]
 pub fn channel_of(kind: &str) -> Option<Channel> {
     KINDS.into_iter().find(|(known, _)| *known == kind).map(|(_, channel)| channel)
+}
+
+/// Whether a kind of provider reaches this address of its channel: of those that share a channel the address decides.
+#[must_use]
+pub fn serves(kind: &str, address: &str) -> bool {
+    match kind {
+        fcm::KIND => address.starts_with(fcm::PREFIX),
+        apns::KIND => address.starts_with(apns::PREFIX),
+        _ => true,
+    }
 }
 
 /// Checks a provider's settings without fetching secrets or touching the network.
@@ -294,6 +317,10 @@ pub fn validate(kind: &str, settings: &Map<String, Value>) -> Result<(), ConfigE
     match kind {
         smtp::KIND => read::<smtp::Config>(smtp::KIND, settings)?.validate().map(drop),
         twilio::KIND => read::<twilio::Config>(twilio::KIND, settings)?.validate(),
+        web_push::KIND => read::<web_push::Config>(web_push::KIND, settings)?.validate(),
+        fcm::KIND => read::<fcm::Config>(fcm::KIND, settings)?.validate(),
+        apns::KIND => read::<apns::Config>(apns::KIND, settings)?.validate(),
+        webhook::KIND => read::<webhook::Config>(webhook::KIND, settings)?.validate(),
         _ => Err(ConfigError::Kind(kind.to_owned())),
     }
 }
@@ -306,12 +333,17 @@ pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>,
     Ok(match kind {
         smtp::KIND => Arc::new(smtp::SmtpSink::new(&read(smtp::KIND, settings)?)?),
         twilio::KIND => Arc::new(twilio::TwilioSink::new(read(twilio::KIND, settings)?)?),
+        web_push::KIND => Arc::new(web_push::WebPushSink::new(read(web_push::KIND, settings)?)?),
+        fcm::KIND => Arc::new(fcm::FcmSink::new(read(fcm::KIND, settings)?)?),
+        apns::KIND => Arc::new(apns::ApnsSink::new(read(apns::KIND, settings)?)?),
+        webhook::KIND => Arc::new(webhook::WebhookSink::new(read(webhook::KIND, settings)?)?),
         _ => return Err(ConfigError::Kind(kind.to_owned())),
     })
 }
 
 /// Fields that refer to a secret.
-const SECRETS: [&str; 2] = ["password", "auth_token"];
+const SECRETS: [&str; 7] =
+    ["password", "auth_token", "vapid_private_key", "service_account", "key", "secret", "previous_secrets"];
 
 fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
     serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {
@@ -320,7 +352,7 @@ fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) 
             field => field,
         };
         // The reader's words may hold the value.
-        let is_secret = field.split('.').next().is_some_and(|name| SECRETS.contains(&name));
+        let is_secret = field.split(['.', '[']).next().is_some_and(|name| SECRETS.contains(&name));
         let problem = if is_secret {
             "must be `{env: NAME}` or `{file: PATH}`: never the secret itself".to_owned()
         } else {
@@ -368,6 +400,25 @@ fn has_phone(word: &str) -> bool {
 }
 
 #[cfg(test)]
+pub(crate) mod test_support {
+    use super::*;
+
+    /// A first try of some message on the bulk lane.
+    pub(crate) fn message(to: &str, content: Content) -> Message {
+        let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
+        let reference = Reference {
+            delivery,
+            notification,
+            project: "shop".into(),
+            member: "m1".into(),
+            template: "order.shipped".into(),
+            provider: "test".into(),
+        };
+        Message { delivery, attempt: 1, to: to.into(), content, lane: Lane::Bulk, ttl: None, reference }
+    }
+}
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
@@ -410,6 +461,32 @@ mod tests {
                 json!({"account_sid": "AC1", "auth_token": {"file": "/x"}, "messaging_service_sid": "MG1",
                 "base_url": "http://127.0.0.1:1", "status_callback_url": "https://h/v1/webhooks/twilio/sms", "timeout_seconds": 3}),
             ),
+            ("web_push", json!({"vapid_private_key": {"env": "X"}, "subject": "mailto:a@b.example"})),
+            (
+                "web_push",
+                json!({"vapid_private_key": {"file": "/x"}, "subject": "https://b.example", "max_ttl_seconds": 0,
+                "push_services": ["push.example"], "allow_private_endpoints": true, "timeout_seconds": 3}),
+            ),
+            ("fcm", json!({"service_account": {"env": "X"}})),
+            (
+                "fcm",
+                json!({"service_account": {"file": "/x"}, "project_id": "example.com:shop-1", "base_url": "http://127.0.0.1:1",
+                "token_uri": "http://127.0.0.1:1/token", "timeout_seconds": 3}),
+            ),
+            (
+                "apns",
+                json!({"key": {"env": "X"}, "key_id": "ABC123DEFG", "team_id": "DEF123GHIJ", "topic": "com.example.shop"}),
+            ),
+            (
+                "apns",
+                json!({"key": {"file": "/x"}, "key_id": "ABC123DEFG", "team_id": "DEF123GHIJ", "topic": "com.example.shop-2",
+                "base_url": "https://api.sandbox.push.apple.com", "timeout_seconds": 3}),
+            ),
+            ("webhook", json!({"url": "https://crm.example/in", "secret": {"env": "X"}})),
+            (
+                "webhook",
+                json!({"url": "http://127.0.0.1:1/", "secret": {"file": "/x"}, "previous_secrets": [{"env": "Y"}], "timeout_seconds": 3}),
+            ),
         ] {
             validate(kind, &settings(value)).unwrap();
         }
@@ -419,7 +496,38 @@ mod tests {
     fn bad_settings_name_the_field() {
         let smtp = json!({"host": "mx.example", "from_address": "a@b.example"});
         let twilio = json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550001111"});
+        let web_push = json!({"vapid_private_key": {"env": "X"}, "subject": "mailto:a@b.example"});
+        let fcm = json!({"service_account": {"env": "X"}});
+        let apns =
+            json!({"key": {"env": "X"}, "key_id": "ABC123DEFG", "team_id": "DEF123GHIJ", "topic": "com.example.shop"});
+        let webhook = json!({"url": "https://crm.example/in", "secret": {"env": "X"}});
         for (kind, base, change, field) in [
+            ("web_push", &web_push, json!({"vapid_private_key": "S3cret"}), "vapid_private_key"),
+            ("web_push", &web_push, json!({"subject": "a@b.example"}), "subject"),
+            ("web_push", &web_push, json!({"subject": "mailto:"}), "subject"),
+            ("web_push", &web_push, json!({"max_ttl_seconds": 2_419_201}), "max_ttl_seconds"),
+            ("web_push", &web_push, json!({"push_services": ["https://x/"]}), "push_services"),
+            ("web_push", &web_push, json!({"allow_private_endpoints": "yes"}), "allow_private_endpoints"),
+            ("web_push", &web_push, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("web_push", &web_push, json!({"ttl": 1}), "ttl"),
+            ("fcm", &fcm, json!({"service_account": {"private_key": "S3cret"}}), "service_account"),
+            ("fcm", &fcm, json!({"project_id": "a/b"}), "project_id"),
+            ("fcm", &fcm, json!({"base_url": "x"}), "base_url"),
+            ("fcm", &fcm, json!({"token_uri": "x"}), "token_uri"),
+            ("fcm", &fcm, json!({"timeout_seconds": 601}), "timeout_seconds"),
+            ("fcm", &fcm, json!({"server_key": "x"}), "server_key"),
+            ("apns", &apns, json!({"key": "S3cret"}), "key"),
+            ("apns", &apns, json!({"key_id": "ABC"}), "key_id"),
+            ("apns", &apns, json!({"team_id": "DEF123GHI/"}), "team_id"),
+            ("apns", &apns, json!({"topic": ""}), "topic"),
+            ("apns", &apns, json!({"base_url": "x"}), "base_url"),
+            ("apns", &apns, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("apns", &apns, json!({"sandbox": true}), "sandbox"),
+            ("webhook", &webhook, json!({"url": "x"}), "url"),
+            ("webhook", &webhook, json!({"secret": "S3cret"}), "secret"),
+            ("webhook", &webhook, json!({"previous_secrets": ["S3cret"]}), "previous_secrets"),
+            ("webhook", &webhook, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("webhook", &webhook, json!({"method": "PUT"}), "method"),
             ("smtp", &smtp, json!({"hots": "x"}), "hots"),
             ("smtp", &smtp, json!({"port": "25"}), "port"),
             ("smtp", &smtp, json!({"port": 0}), "port"),
@@ -456,10 +564,13 @@ mod tests {
     fn kinds_and_secrets() {
         assert_eq!(channel_of("smtp"), Some(Channel::Email));
         assert_eq!(channel_of("twilio"), Some(Channel::Sms));
+        assert_eq!(channel_of("web_push"), Some(Channel::WebPush));
+        assert_eq!((channel_of("fcm"), channel_of("apns")), (Some(Channel::AppPush), Some(Channel::AppPush)));
+        assert_eq!(channel_of("webhook"), Some(Channel::Webhook));
         assert_eq!(channel_of("pigeon"), None);
         assert_eq!(
             build("pigeon", &Map::new()).unwrap_err().to_string(),
-            "unknown provider kind `pigeon`: use one of smtp, twilio"
+            "unknown provider kind `pigeon`: use one of smtp, twilio, web_push, fcm, apns, webhook"
         );
         let missing =
             json!({"account_sid": "AC1", "auth_token": {"env": "BELLWETHER_TEST_UNSET"}, "from": "+15550001111"});
@@ -469,6 +580,21 @@ mod tests {
         );
         let smtp = build("smtp", &settings(json!({"host": "mx.example", "from_address": "a@b.example"}))).unwrap();
         assert_eq!(smtp.channel(), Channel::Email);
+    }
+
+    #[test]
+    fn the_address_decides_between_kinds_of_one_channel() {
+        for (kind, address, expected) in [
+            ("fcm", "fcm:x", true),
+            ("fcm", "apns:x", false),
+            ("apns", "apns:x", true),
+            ("apns", "fcm:x", false),
+            ("apns", "x", false),
+            ("smtp", "fcm:x", true),
+            ("web_push", "{}", true),
+        ] {
+            assert_eq!(serves(kind, address), expected, "{kind} {address}");
+        }
     }
 
     #[test]

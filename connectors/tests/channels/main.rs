@@ -1,8 +1,13 @@
 //! The connectors against servers that speak the real protocols: scripted ones for every turn a dialogue can take, and Postfix's `smtp-sink`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod apns;
+mod fcm;
+mod server;
 mod smtp;
 mod twilio;
+mod web_push;
+mod webhook;
 
 use bellwether_connectors::channels::{Content, Message, Reference};
 use bellwether_schemas::{Channel, DeliveryId, EventId, Lane, NotificationId};
