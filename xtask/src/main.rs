@@ -1,8 +1,9 @@
 //! Chores of the project: `cargo xtask --help`. Nothing of the product lives here, and nothing here is needed to run it.
 //!
 //! Reading order: [`mod@test`] (what must pass, in which order) with its [`summary`], [`services`] (Kafka, CQL and schema registry on
-//! loopback), [`packages`] (what Debian provides), [`fuzz`], [`example`].
+//! loopback), [`packages`] (what Debian provides), [`counterparts`] (what others wrote that checks ours), [`fuzz`], [`example`].
 
+mod counterparts;
 mod example;
 mod fuzz;
 mod packages;
@@ -52,6 +53,8 @@ enum Chore {
         #[arg(long, env = "BELLWETHER_SERVICES_REUSE", value_parser = clap::builder::FalseyValueParser::new())]
         reuse: bool,
     },
+    /// Fetch what others wrote that checks ours (Python and Node packages), next to the services.
+    Counterparts,
     /// Write `examples/shop` anew.
     Example,
     /// Run each target in `fuzz/fuzz_targets` for a while (cargo-fuzz, nightly compiler).
@@ -80,6 +83,10 @@ fn run(chore: Chore) -> anyhow::Result<ExitCode> {
             set.run(action, &names).map(|()| ExitCode::SUCCESS)
         }
         Chore::Test { fast, reuse } => test::run(&root, fast, reuse),
+        Chore::Counterparts => {
+            let set = services::Set::from_environment(&root, false)?;
+            counterparts::fetch(&root, set.home()).map(|()| ExitCode::SUCCESS)
+        }
         Chore::Example => example::run(&root).map(|()| ExitCode::SUCCESS),
         Chore::Fuzz { seconds } => fuzz::run(&root, seconds).map(|()| ExitCode::SUCCESS),
     }

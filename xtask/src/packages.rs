@@ -38,6 +38,13 @@ const TESTS: &[Need] = &[
     Need { purpose: "promtool", package: "prometheus", found: || tool("promtool") },
 ];
 
+/// To fetch what others wrote that checks ours.
+const COUNTERPARTS: &[Need] = &[
+    Need { purpose: "Python's virtual environments", package: "python3-venv", found: || python_has("ensurepip") },
+    Need { purpose: "Node", package: "nodejs", found: || tool("node") },
+    Need { purpose: "npm", package: "npm", found: || tool("npm") },
+];
+
 /// Makes sure that the workspace can be built.
 pub(crate) fn for_build() -> anyhow::Result<()> {
     install(BUILD)
@@ -51,6 +58,11 @@ pub(crate) fn for_services() -> anyhow::Result<()> {
 /// Makes sure that every test finds its tools.
 pub(crate) fn for_tests() -> anyhow::Result<()> {
     install(TESTS)
+}
+
+/// Makes sure that the counterparts can be fetched.
+pub(crate) fn for_counterparts() -> anyhow::Result<()> {
+    install(COUNTERPARTS)
 }
 
 /// The path of a program, searched as a shell would, then where Debian keeps what is for administrators.
@@ -84,6 +96,11 @@ fn major(banner: &str) -> Option<u32> {
 
 fn tool(program: &str) -> bool {
     find(program).is_some()
+}
+
+fn python_has(module: &str) -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", &format!("import {module}")]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 fn library(name: &str) -> bool {

@@ -132,6 +132,11 @@ impl Set {
         Ok(Self { home, ports: Ports::from_variables(|name| env::var(name).ok())?, reuse })
     }
 
+    /// The folder of everything that is fetched.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// Does `action` to `services`, all of them where none is named, and says what came of it.
     pub(crate) fn run(&self, action: Action, services: &[Service]) -> anyhow::Result<()> {
         let services = if services.is_empty() { &Service::ALL[..] } else { services };

@@ -1,7 +1,7 @@
 //! Everything that must pass before a change is taken, in one order, with one exit code. It must leave no service running that it started.
 
 use crate::{
-    packages,
+    counterparts, packages,
     services::{Service, Set},
     signals::{self, Foreground},
     summary::Summary,
@@ -31,7 +31,7 @@ pub(crate) fn run(root: &Path, fast: bool, reuse: bool) -> anyhow::Result<ExitCo
         report(started_there.stop(&set_there));
     })?;
 
-    steps.check("packages", || prepare(fast));
+    steps.check("packages", || prepare(root, &set, fast));
     steps.cargo(root, "format", &["fmt", "--all", "--check"]);
     steps.cargo(root, "clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     steps.cargo(root, "documents", &["doc", "--workspace", "--no-deps"]);
@@ -69,13 +69,14 @@ const FAST: &[&str] = &[
     "codec",
 ];
 
-fn prepare(fast: bool) -> anyhow::Result<()> {
+fn prepare(root: &Path, set: &Set, fast: bool) -> anyhow::Result<()> {
     packages::for_build()?;
     if fast {
         return Ok(());
     }
     packages::for_services()?;
-    packages::for_tests()
+    packages::for_tests()?;
+    counterparts::fetch(root, set.home())
 }
 
 /// The services that this run started: it stops these and no others, once.

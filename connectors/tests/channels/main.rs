@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod apns;
+mod counterparts_push;
 mod fcm;
 mod server;
 mod smtp;
