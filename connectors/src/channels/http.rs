@@ -1,27 +1,48 @@
-//! The thin call that providers over HTTP share: a client that follows no redirect, an answer of bounded size, and what it means to get none.
-//! What an answer says is each provider's own business.
+//! What connectors that speak HTTP share: a client that goes where it was told and nowhere else, a bounded answer, and what no answer
+//! means. What an answer means is each provider's own matter.
 
 use super::{ConfigError, SendError};
 use bellwether_schemas::records::ErrorKind::{Ambiguous, Rejected, Transient};
-use reqwest::{Client, RequestBuilder, Url, header::RETRY_AFTER, redirect::Policy};
-use std::time::Duration;
+use reqwest::{
+    Client, ClientBuilder, RequestBuilder, Url,
+    header::{HeaderMap, RETRY_AFTER},
+    redirect::Policy,
+};
+use std::time::{Duration, SystemTime};
 
-/// An answer: HTTP status, the seconds of its `Retry-After`, its body; empty if that is larger than we read.
+/// Bytes of an answer that are enough for every provider whose limit is not its own; those that we know have less than 4,000.
+pub(super) const MAX_ANSWER: usize = 64 * 1024;
+
+/// An answer, whatever it says.
+#[derive(Debug)]
 pub(super) struct Answer {
+    /// HTTP status.
     pub(super) status: u16,
+    /// Headers.
+    pub(super) headers: HeaderMap,
+    /// The wait that it asks for.
     pub(super) retry_after: Option<Duration>,
+    /// Body; empty where it was longer than we read.
     pub(super) body: Vec<u8>,
 }
 
-/// A client whose calls end within `timeout`. Redirects are not followed, because they would carry our credentials elsewhere.
-pub(super) fn client(kind: &'static str, timeout: Duration) -> Result<Client, ConfigError> {
+/// What every client does. Redirects are not followed: they would carry credentials and personal data to where nobody configured.
+pub(super) fn builder(timeout: Duration) -> ClientBuilder {
     Client::builder()
         .timeout(timeout)
         .connect_timeout(timeout)
         .redirect(Policy::none())
         .user_agent(concat!("bellwether/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| wrong(kind, "base_url", format!("no HTTP client is to be had: {error}")))
+}
+
+/// The client, or that this machine has none to give.
+pub(super) fn build(kind: &'static str, builder: ClientBuilder) -> Result<Client, ConfigError> {
+    builder.build().map_err(|error| wrong(kind, "base_url", format!("no HTTP client is to be had: {error}")))
+}
+
+/// A client whose calls end within `timeout`.
+pub(super) fn client(kind: &'static str, timeout: Duration) -> Result<Client, ConfigError> {
+    build(kind, builder(timeout))
 }
 
 /// Calls, and reads at most `limit` bytes of the answer.
@@ -29,10 +50,12 @@ pub(super) async fn call(request: RequestBuilder, limit: usize) -> Result<Answer
     exchange(request, limit).await.map_err(|error| unanswered(&error))
 }
 
-async fn exchange(request: RequestBuilder, limit: usize) -> Result<Answer, reqwest::Error> {
+/// As [`call`], with the library's own error.
+pub(super) async fn exchange(request: RequestBuilder, limit: usize) -> Result<Answer, reqwest::Error> {
     let mut response = request.send().await?;
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let retry_after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+    let headers = std::mem::take(response.headers_mut());
+    let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = retry_after.and_then(|text| self::retry_after(text, SystemTime::now()));
     let (status, mut body) = (response.status().as_u16(), Vec::new());
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > limit {
@@ -41,12 +64,22 @@ async fn exchange(request: RequestBuilder, limit: usize) -> Result<Answer, reqwe
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status, retry_after, body })
+    Ok(Answer { status, headers, retry_after, body })
+}
+
+/// Reads a `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date, of which one that has passed means now.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(text).ok()?;
+    Some(at.duration_since(now).unwrap_or_default())
 }
 
 /// A call without an answer: whether the provider has it is unknown, unless we never reached it. In our words, because the
 /// library's hold the URL, and that may hold a token.
-fn unanswered(error: &reqwest::Error) -> SendError {
+pub(super) fn unanswered(error: &reqwest::Error) -> SendError {
     if error.is_connect() {
         SendError::new(Transient, "cannot connect")
     } else if error.is_builder() {
@@ -87,4 +120,36 @@ pub(super) fn secret(
     secret: &crate::secret::Secret,
 ) -> Result<secrecy::SecretString, ConfigError> {
     secret.resolve().map_err(|source| ConfigError::Secret { kind, field, source })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date() {
+        // date -u -d 'Sun, 06 Nov 1994 08:49:37 GMT' +%s
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 20);
+        for (text, expected) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(20)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(20)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(retry_after(text, now), expected.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_makes_us_panic(text in any::<String>()) {
+            retry_after(&text, SystemTime::UNIX_EPOCH);
+        }
+    }
 }

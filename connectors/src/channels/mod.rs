@@ -1,13 +1,18 @@
 //! Channels: one file a provider, each with a `Config` (unknown fields refused, secrets by reference), a pure `request`, a pure
 //! `classify`, and a thin call. Whether, when and to whom to send is decided elsewhere.
 
+pub mod apns;
 mod codes;
+pub mod fcm;
 mod http;
 pub mod pacing;
+mod signing;
 pub mod smtp;
 pub mod telegram;
 pub mod twilio;
 pub mod whatsapp;
+pub mod web_push;
+pub mod webhook;
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -243,17 +248,31 @@ pub enum ConfigError {
 }
 
 /// Every connector and its channel.
-pub const KINDS: [(&str, Channel); 4] = [
+pub const KINDS: [(&str, Channel); 8] = [
     (smtp::KIND, Channel::Email),
     (twilio::KIND, Channel::Sms),
     (whatsapp::KIND, Channel::Whatsapp),
     (telegram::KIND, Channel::Telegram),
+    (web_push::KIND, Channel::WebPush),
+    (fcm::KIND, Channel::AppPush),
+    (apns::KIND, Channel::AppPush),
+    (webhook::KIND, Channel::Webhook),
 ];
 
 /// The channel that a kind of provider serves; `None` for an unknown kind.
 #[must_use]
 pub fn channel_of(kind: &str) -> Option<Channel> {
     KINDS.into_iter().find(|(known, _)| *known == kind).map(|(_, channel)| channel)
+}
+
+/// Whether a kind of provider reaches this address of its channel: of those that share a channel the address decides.
+#[must_use]
+pub fn serves(kind: &str, address: &str) -> bool {
+    match kind {
+        fcm::KIND => address.starts_with(fcm::PREFIX),
+        apns::KIND => address.starts_with(apns::PREFIX),
+        _ => true,
+    }
 }
 
 /// Checks a provider's settings without fetching secrets or touching the network.
@@ -266,6 +285,10 @@ pub fn validate(kind: &str, settings: &Map<String, Value>) -> Result<(), ConfigE
         twilio::KIND => read::<twilio::Config>(twilio::KIND, settings)?.validate(),
         whatsapp::KIND => read::<whatsapp::Config>(whatsapp::KIND, settings)?.validate(),
         telegram::KIND => read::<telegram::Config>(telegram::KIND, settings)?.validate(),
+        web_push::KIND => read::<web_push::Config>(web_push::KIND, settings)?.validate(),
+        fcm::KIND => read::<fcm::Config>(fcm::KIND, settings)?.validate(),
+        apns::KIND => read::<apns::Config>(apns::KIND, settings)?.validate(),
+        webhook::KIND => read::<webhook::Config>(webhook::KIND, settings)?.validate(),
         _ => Err(ConfigError::Kind(kind.to_owned())),
     }
 }
@@ -280,13 +303,17 @@ pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>,
         twilio::KIND => Arc::new(twilio::TwilioSink::new(read(twilio::KIND, settings)?)?),
         whatsapp::KIND => Arc::new(whatsapp::WhatsappSink::new(read(whatsapp::KIND, settings)?)?),
         telegram::KIND => Arc::new(telegram::TelegramSink::new(read(telegram::KIND, settings)?)?),
+        web_push::KIND => Arc::new(web_push::WebPushSink::new(read(web_push::KIND, settings)?)?),
+        fcm::KIND => Arc::new(fcm::FcmSink::new(read(fcm::KIND, settings)?)?),
+        apns::KIND => Arc::new(apns::ApnsSink::new(read(apns::KIND, settings)?)?),
+        webhook::KIND => Arc::new(webhook::WebhookSink::new(read(webhook::KIND, settings)?)?),
         _ => return Err(ConfigError::Kind(kind.to_owned())),
     })
 }
 
 /// Fields that refer to a secret.
-const SECRETS: [&str; 7] =
-    ["password", "auth_token", "access_token", "app_secret", "verify_token", "bot_token", "webhook_secret"];
+const SECRETS: [&str; 12] =
+    ["password", "auth_token", "access_token", "app_secret", "verify_token", "bot_token", "webhook_secret", "vapid_private_key", "service_account", "key", "secret", "previous_secrets"];
 
 fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
     serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {
@@ -295,7 +322,7 @@ fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) 
             field => field,
         };
         // The reader's words may hold the value.
-        let is_secret = field.split('.').next().is_some_and(|name| SECRETS.contains(&name));
+        let is_secret = field.split(['.', '[']).next().is_some_and(|name| SECRETS.contains(&name));
         let problem = if is_secret {
             "must be `{env: NAME}` or `{file: PATH}`: never the secret itself".to_owned()
         } else {
@@ -340,6 +367,25 @@ fn has_phone(word: &str) -> bool {
         };
         run >= PHONE_DIGITS
     })
+}
+
+#[cfg(test)]
+pub(crate) mod test_support {
+    use super::*;
+
+    /// A first try of some message on the bulk lane.
+    pub(crate) fn message(to: &str, content: Content) -> Message {
+        let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
+        let reference = Reference {
+            delivery,
+            notification,
+            project: "shop".into(),
+            member: "m1".into(),
+            template: "order.shipped".into(),
+            provider: "test".into(),
+        };
+        Message { delivery, attempt: 1, to: to.into(), content, lane: Lane::Bulk, ttl: None, reference }
+    }
 }
 
 #[cfg(test)]
@@ -397,6 +443,32 @@ mod tests {
                 json!({"bot_token": {"file": "/x"}, "webhook_secret": {"env": "Y"}, "base_url": "http://127.0.0.1:1",
                 "timeout_seconds": 3}),
             ),
+            ("web_push", json!({"vapid_private_key": {"env": "X"}, "subject": "mailto:a@b.example"})),
+            (
+                "web_push",
+                json!({"vapid_private_key": {"file": "/x"}, "subject": "https://b.example", "max_ttl_seconds": 0,
+                "push_services": ["push.example"], "allow_private_endpoints": true, "timeout_seconds": 3}),
+            ),
+            ("fcm", json!({"service_account": {"env": "X"}})),
+            (
+                "fcm",
+                json!({"service_account": {"file": "/x"}, "project_id": "example.com:shop-1", "base_url": "http://127.0.0.1:1",
+                "token_uri": "http://127.0.0.1:1/token", "timeout_seconds": 3}),
+            ),
+            (
+                "apns",
+                json!({"key": {"env": "X"}, "key_id": "ABC123DEFG", "team_id": "DEF123GHIJ", "topic": "com.example.shop"}),
+            ),
+            (
+                "apns",
+                json!({"key": {"file": "/x"}, "key_id": "ABC123DEFG", "team_id": "DEF123GHIJ", "topic": "com.example.shop-2",
+                "base_url": "https://api.sandbox.push.apple.com", "timeout_seconds": 3}),
+            ),
+            ("webhook", json!({"url": "https://crm.example/in", "secret": {"env": "X"}})),
+            (
+                "webhook",
+                json!({"url": "http://127.0.0.1:1/", "secret": {"file": "/x"}, "previous_secrets": [{"env": "Y"}], "timeout_seconds": 3}),
+            ),
         ] {
             validate(kind, &settings(value)).unwrap();
         }
@@ -408,6 +480,11 @@ mod tests {
         let twilio = json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+15550001111"});
         let whatsapp = json!({"phone_number_id": "1", "access_token": {"env": "X"}});
         let telegram = json!({"bot_token": {"env": "X"}});
+        let web_push = json!({"vapid_private_key": {"env": "X"}, "subject": "mailto:a@b.example"});
+        let fcm = json!({"service_account": {"env": "X"}});
+        let apns =
+            json!({"key": {"env": "X"}, "key_id": "ABC123DEFG", "team_id": "DEF123GHIJ", "topic": "com.example.shop"});
+        let webhook = json!({"url": "https://crm.example/in", "secret": {"env": "X"}});
         for (kind, base, change, field) in [
             ("whatsapp_cloud", &whatsapp, json!({"phone_number_id": "../me"}), "phone_number_id"),
             ("whatsapp_cloud", &whatsapp, json!({"waba_id": ""}), "waba_id"),
@@ -424,6 +501,32 @@ mod tests {
             ("telegram", &telegram, json!({"base_url": "x"}), "base_url"),
             ("telegram", &telegram, json!({"timeout_seconds": 0}), "timeout_seconds"),
             ("telegram", &telegram, json!({"token": "x"}), "token"),
+            ("web_push", &web_push, json!({"vapid_private_key": "S3cret"}), "vapid_private_key"),
+            ("web_push", &web_push, json!({"subject": "a@b.example"}), "subject"),
+            ("web_push", &web_push, json!({"subject": "mailto:"}), "subject"),
+            ("web_push", &web_push, json!({"max_ttl_seconds": 2_419_201}), "max_ttl_seconds"),
+            ("web_push", &web_push, json!({"push_services": ["https://x/"]}), "push_services"),
+            ("web_push", &web_push, json!({"allow_private_endpoints": "yes"}), "allow_private_endpoints"),
+            ("web_push", &web_push, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("web_push", &web_push, json!({"ttl": 1}), "ttl"),
+            ("fcm", &fcm, json!({"service_account": {"private_key": "S3cret"}}), "service_account"),
+            ("fcm", &fcm, json!({"project_id": "a/b"}), "project_id"),
+            ("fcm", &fcm, json!({"base_url": "x"}), "base_url"),
+            ("fcm", &fcm, json!({"token_uri": "x"}), "token_uri"),
+            ("fcm", &fcm, json!({"timeout_seconds": 601}), "timeout_seconds"),
+            ("fcm", &fcm, json!({"server_key": "x"}), "server_key"),
+            ("apns", &apns, json!({"key": "S3cret"}), "key"),
+            ("apns", &apns, json!({"key_id": "ABC"}), "key_id"),
+            ("apns", &apns, json!({"team_id": "DEF123GHI/"}), "team_id"),
+            ("apns", &apns, json!({"topic": ""}), "topic"),
+            ("apns", &apns, json!({"base_url": "x"}), "base_url"),
+            ("apns", &apns, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("apns", &apns, json!({"sandbox": true}), "sandbox"),
+            ("webhook", &webhook, json!({"url": "x"}), "url"),
+            ("webhook", &webhook, json!({"secret": "S3cret"}), "secret"),
+            ("webhook", &webhook, json!({"previous_secrets": ["S3cret"]}), "previous_secrets"),
+            ("webhook", &webhook, json!({"timeout_seconds": 0}), "timeout_seconds"),
+            ("webhook", &webhook, json!({"method": "PUT"}), "method"),
             ("smtp", &smtp, json!({"hots": "x"}), "hots"),
             ("smtp", &smtp, json!({"port": "25"}), "port"),
             ("smtp", &smtp, json!({"port": 0}), "port"),
@@ -462,10 +565,13 @@ mod tests {
         assert_eq!(channel_of("twilio"), Some(Channel::Sms));
         assert_eq!(channel_of("whatsapp_cloud"), Some(Channel::Whatsapp));
         assert_eq!(channel_of("telegram"), Some(Channel::Telegram));
+        assert_eq!(channel_of("web_push"), Some(Channel::WebPush));
+        assert_eq!((channel_of("fcm"), channel_of("apns")), (Some(Channel::AppPush), Some(Channel::AppPush)));
+        assert_eq!(channel_of("webhook"), Some(Channel::Webhook));
         assert_eq!(channel_of("pigeon"), None);
         assert_eq!(
             build("pigeon", &Map::new()).unwrap_err().to_string(),
-            "unknown provider kind `pigeon`: use one of smtp, twilio, whatsapp_cloud, telegram"
+            "unknown provider kind `pigeon`: use one of smtp, twilio, whatsapp_cloud, telegram, web_push, fcm, apns, webhook"
         );
         let missing =
             json!({"account_sid": "AC1", "auth_token": {"env": "BELLWETHER_TEST_UNSET"}, "from": "+15550001111"});
@@ -475,6 +581,21 @@ mod tests {
         );
         let smtp = build("smtp", &settings(json!({"host": "mx.example", "from_address": "a@b.example"}))).unwrap();
         assert_eq!(smtp.channel(), Channel::Email);
+    }
+
+    #[test]
+    fn the_address_decides_between_kinds_of_one_channel() {
+        for (kind, address, expected) in [
+            ("fcm", "fcm:x", true),
+            ("fcm", "apns:x", false),
+            ("apns", "apns:x", true),
+            ("apns", "fcm:x", false),
+            ("apns", "x", false),
+            ("smtp", "fcm:x", true),
+            ("web_push", "{}", true),
+        ] {
+            assert_eq!(serves(kind, address), expected, "{kind} {address}");
+        }
     }
 
     #[test]

@@ -568,7 +568,7 @@ impl WhatsappSink {
     }
 
     async fn ask(&self, url: String) -> Result<Vec<u8>, SendError> {
-        let Answer { status, retry_after, body } = self.call(self.client.get(url)).await.map_err(http::of_question)?;
+        let Answer { status, retry_after, body, .. } = self.call(self.client.get(url)).await.map_err(http::of_question)?;
         answered(status, retry_after, &body).map(<[u8]>::to_vec)
     }
 
@@ -601,7 +601,7 @@ impl Sink for WhatsappSink {
 
     async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
         let Request { url, body } = self.config.request(message)?;
-        let Answer { status, retry_after, body } = self.call(self.client.post(url).json(&body)).await?;
+        let Answer { status, retry_after, body, .. } = self.call(self.client.post(url).json(&body)).await?;
         classify(status, retry_after, &body)
     }
 

@@ -1,10 +1,16 @@
 //! The connectors against servers that speak the real protocols: scripted ones for every turn a dialogue can take, and Postfix's `smtp-sink`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod apns;
 mod counterparts;
+mod counterparts_push;
+mod fcm;
+mod server;
 mod smtp;
 mod telegram;
 mod twilio;
+mod web_push;
+mod webhook;
 mod whatsapp;
 
 use bellwether_connectors::channels::{Content, Message, Reference};

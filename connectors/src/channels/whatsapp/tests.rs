@@ -163,7 +163,7 @@ fn a_reference_that_meta_would_refuse_stays_at_home() {
 
 #[test]
 fn every_code_of_the_table_has_its_consequence() {
-    let table = codes::assert_sound(include_str!("../whatsapp.codes.csv"));
+    let table = codes::assert_sound::<u32>(include_str!("../whatsapp.codes.csv"));
     assert!(table.windows(2).all(|pair| pair[0].code < pair[1].code), "each once");
     for Line { code, kind, wait, name } in table {
         let body = json!({"error": {"message": "(#1) words", "type": "OAuthException", "code": code,

@@ -1,0 +1,142 @@
+//! What we send, read by libraries that others wrote (`tests/counterparts`). `cargo xtask counterparts` installs them.
+
+use super::{message, server, web_push, webhook};
+use axum::{http::StatusCode, response::IntoResponse as _};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bellwether_connectors::channels::{Content, Message, Push, Sink as _, web_push as connector};
+use bellwether_schemas::records::ErrorKind;
+use serde_json::{Value, json};
+use std::{
+    env,
+    io::Write as _,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The browser's of RFC 8291 appendix A.
+const BROWSER: &str = "q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94";
+const P256DH: &str = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4";
+const AUTH: &str = "BTBZMqHH6r4Tts7J_aSIgg";
+
+fn package() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+/// A file of what is installed.
+fn installed(file: &str) -> PathBuf {
+    let home = env::var_os("BELLWETHER_SERVICES_HOME").map_or_else(|| package().join("../.services"), PathBuf::from);
+    let path = home.join("counterparts").join(file);
+    assert!(path.exists(), "{} is missing: install it with `cargo xtask counterparts`", path.display());
+    path
+}
+
+/// Asks `check.py`.
+fn check(what: &str, question: &Value) -> Value {
+    let mut python = Command::new(installed("python/bin/python"))
+        .arg(package().join("tests/counterparts/check.py"))
+        .arg(what)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    python.stdin.take().unwrap().write_all(question.to_string().as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn push() -> Push {
+    Push { title: "Grüße".into(), body: "x".repeat(2_900), ..Push::default() }
+}
+
+#[tokio::test]
+async fn http_ece_decrypts_our_push_and_py_vapid_knows_our_token() {
+    let (at, log) = server::serve(|_| Some(StatusCode::CREATED.into_response())).await;
+    let subscription = json!({"endpoint": format!("http://{at}/push"), "keys": {"p256dh": P256DH, "auth": AUTH}});
+    let sent = message(1, &subscription.to_string(), Content::Push(push()));
+    web_push::sink(json!({})).send(&sent).await.unwrap();
+    let seen = log.last();
+    let read = check(
+        "web_push",
+        &json!({"authorization": seen.header("authorization"), "body": URL_SAFE_NO_PAD.encode(&seen.body),
+            "private_key": BROWSER, "auth": AUTH}),
+    );
+    assert_eq!(read, json!({"title": "Grüße", "body": "x".repeat(2_900), "tag": seen.header("topic")}));
+}
+
+#[tokio::test]
+async fn standardwebhooks_verifies_our_webhook_by_either_secret() {
+    let (at, log) = webhook::start().await;
+    webhook::sink(at, json!({})).send(&webhook::to("crm-7")).await.unwrap();
+    let seen = log.last();
+    let headers = ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| (name, seen.header(name)));
+    let read = check(
+        "webhook",
+        &json!({"secrets": [webhook::SECRET, webhook::OLD_SECRET], "body": String::from_utf8_lossy(&seen.body),
+            "headers": std::collections::BTreeMap::from(headers)}),
+    );
+    assert_eq!(read["data"], json!({"text": "Grüße"}));
+}
+
+/// A push service that nobody here wrote; it ends with the test.
+struct Service(Child, String);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Service {
+    async fn start() -> Self {
+        let modules = installed("node/node_modules");
+        installed("node/node_modules/web-push-testing");
+        let port = server::nobody().port();
+        let script = package().join("tests/counterparts/push_service.js");
+        let mut node = Command::new("node");
+        let child = node.arg(script).arg(port.to_string()).env("NODE_PATH", modules).stdout(Stdio::null()).spawn();
+        let service = Self(child.expect("node: install Debian's package nodejs"), format!("http://localhost:{port}"));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while reqwest::Client::new().post(format!("{}/status", service.1)).send().await.is_err() {
+            assert!(Instant::now() < deadline, "the push service does not answer");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        service
+    }
+
+    async fn ask(&self, path: &str, question: &Value) -> Value {
+        let request = reqwest::Client::new().post(format!("{}/{path}", self.1)).json(question);
+        let text = request.send().await.unwrap().text().await.unwrap();
+        serde_json::from_str(&text).unwrap_or(Value::Null)
+    }
+}
+
+#[tokio::test]
+async fn a_push_service_takes_our_push_until_the_subscription_ends() {
+    let service = Service::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    let (private, public) = connector::generate_vapid().unwrap();
+    std::fs::write(&file, private).unwrap();
+    let sink = web_push::sink(json!({"vapid_private_key": {"file": file}}));
+
+    let subscription =
+        service.ask("subscribe", &json!({"userVisibleOnly": "true", "applicationServerKey": public})).await["data"]
+            .take();
+    let parsed = connector::Subscription::parse(&subscription.to_string(), connector::Hosts::Any).unwrap();
+    let sent: Message = message(1, &parsed.to_string(), Content::Push(push()));
+    sink.send(&sent).await.unwrap();
+    let hash = subscription["clientHash"].as_str().unwrap();
+    let got = service.ask("get-notifications", &json!({"clientHash": hash})).await;
+    let text: Value = serde_json::from_str(got["data"]["messages"][0].as_str().unwrap()).unwrap();
+    assert_eq!(text["title"], "Grüße");
+
+    // Another key than the browser subscribed with; the service is none that we know.
+    let error = web_push::sink(json!({})).send(&sent).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
+    service.ask(&format!("expire-subscription/{hash}"), &json!({})).await;
+    assert_eq!(sink.send(&sent).await.unwrap_err().kind, ErrorKind::InvalidAddress);
+}
