@@ -6,8 +6,14 @@ use bellwether_schemas::{
     member::{Address, AddressState, Patch, Profile},
     records::{MemberAction, MemberCommand, Reason},
     rows::{Read, Row, Write},
-    tables::{MemberRow, PROFILE},
+    tables::{AddressRow, MemberRow, PROFILE},
 };
+use std::{cmp::Ordering, collections::BTreeSet};
+
+/// Addresses of one channel that a member may have; the oldest goes first.
+pub const MAX_ADDRESSES: usize = 20;
+/// So many misses in a row put an address into quarantine.
+pub const QUARANTINE_AFTER: u32 = 3;
 
 /// The members processor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,21 +32,49 @@ impl Processor for Members {
         let offset = i64::try_from(incoming.position.offset).unwrap_or(i64::MAX);
         let stored = facts.one::<MemberRow>(&profile_of(command))?;
         let known = stored.as_ref().map(Profile::from_row).transpose()?;
-        if known.as_ref().is_some_and(|p| p.applied >= offset) {
-            return Ok(Output::default()); // A redelivery of what is in the profile already.
-        }
         let fence = incoming.position.offset + 1;
-        let write = if command.action == MemberAction::Delete {
+        let put = |(channel, address): &(Channel, String)| {
+            let row = AddressRow {
+                project: command.project.clone(),
+                channel: channel.name().into(),
+                address: address.clone(),
+                member: command.member.clone(),
+                since: command.at,
+            };
+            row.put_fenced(fence)
+        };
+        let before = addresses(known.as_ref());
+        match known.as_ref().map_or(-1, |p| p.applied).cmp(&offset) {
+            // A redelivery of what is in the profile already.
+            Ordering::Greater => return Ok(Output::default()),
+            // The profile was written; whether the index beside it was too, nobody knows. What was to go from it may stay: whoever reads the
+            // index looks into the profile.
+            Ordering::Equal => return Ok(Output { rows: before.iter().map(put).collect(), ..Output::default() }),
+            Ordering::Less => {}
+        }
+        let (after, write) = if command.action == MemberAction::Delete {
             let key = MemberRow::key(command.project.as_str(), command.member.as_str(), PROFILE, "");
-            Write::Delete { table: MemberRow::TABLE, key, fence: Some(fence) }
+            (BTreeSet::new(), Write::Delete { table: MemberRow::TABLE, key, fence: Some(fence) })
         } else {
             let Some(mut profile) = changed(known, command)? else { return Ok(Output::default()) };
             profile.applied = offset;
             profile.updated_at = command.at;
-            profile.into_row(&command.project, &command.member).put_fenced(fence)
+            (addresses(Some(&profile)), profile.into_row(&command.project, &command.member).put_fenced(fence))
         };
-        Ok(Output { rows: vec![write], ..Output::default() })
+        let added = after.difference(&before).map(put);
+        let removed = before.difference(&after).map(|(channel, address)| Write::Delete {
+            table: AddressRow::TABLE,
+            key: AddressRow::key(command.project.as_str(), channel.name(), address.as_str(), command.member.as_str()),
+            fence: Some(fence),
+        });
+        Ok(Output { rows: added.chain(removed).chain([write]).collect(), ..Output::default() })
     }
+}
+
+/// Every address of a profile.
+fn addresses(profile: Option<&Profile>) -> BTreeSet<(Channel, String)> {
+    let by_channel = profile.into_iter().flat_map(|p| &p.addresses);
+    by_channel.flat_map(|(channel, list)| list.iter().map(|a| (*channel, a.address.clone()))).collect()
 }
 
 fn profile_of(command: &MemberCommand) -> Read {
@@ -68,40 +102,69 @@ fn changed(known: Option<Profile>, command: &MemberCommand) -> Result<Option<Pro
                 command.address.clone().ok_or_else(|| invalid("address", "missing; this action needs one"))?;
             let known = profile.addresses.entry(channel).or_default();
             // What the channel itself has just shown to us is alive, whatever was said of it before.
+            let heard = known.iter().find(|a| a.address == address).and_then(|a| a.heard);
             known.retain(|a| a.address != address);
-            known.insert(0, Address { address, state: AddressState::Active, reason: String::new(), since: command.at });
+            known.insert(0, Address { heard, ..Address::active(address, command.at) });
+            known.truncate(MAX_ADDRESSES);
         }
         MemberAction::RemoveAddress => {
             if let Some(known) = profile.addresses.get_mut(&channel) {
                 known.retain(|a| Some(&a.address) != command.address.as_ref());
             }
         }
-        MemberAction::Upsert | MemberAction::Delete | MemberAction::Heard => {}
+        MemberAction::Heard => {
+            for address in named(&mut profile, channel, command) {
+                address.heard = Some(command.at);
+                address.missed = 0;
+                if address.state == AddressState::Quarantined {
+                    (address.state, address.since) = (AddressState::Active, command.at);
+                }
+            }
+        }
+        MemberAction::Missed => {
+            for address in named(&mut profile, channel, command).filter(|a| a.state == AddressState::Active) {
+                address.missed += 1;
+                if address.missed >= QUARANTINE_AFTER {
+                    address.state = AddressState::Quarantined;
+                    address.reason = command.reason.clone().unwrap_or_default();
+                    address.since = command.at;
+                }
+            }
+        }
+        MemberAction::Upsert | MemberAction::Delete => {}
     }
     Ok(Some(profile))
 }
 
+/// The address that the command names, if the profile has it.
+fn named<'a>(
+    profile: &'a mut Profile,
+    channel: Channel,
+    command: &'a MemberCommand,
+) -> impl Iterator<Item = &'a mut Address> {
+    let known = profile.addresses.get_mut(&channel).into_iter().flatten();
+    known.filter(|a| Some(&a.address) == command.address.as_ref())
+}
+
 /// Sets the state of the address that the command names.
 fn stand(profile: &mut Profile, channel: Channel, command: &MemberCommand, state: AddressState) {
-    let known = profile.addresses.get_mut(&channel).into_iter().flatten();
-    for address in known.filter(|a| Some(&a.address) == command.address.as_ref()) {
+    for address in named(profile, channel, command) {
         address.state = state;
         address.reason = command.reason.clone().unwrap_or_default();
         address.since = command.at;
+        address.missed = 0;
     }
 }
 
 fn patched(mut profile: Profile, patch: Patch, at: Timestamp) -> Profile {
-    for (channel, address) in [(Channel::Email, patch.email), (Channel::Sms, patch.phone)] {
-        match address {
-            None => {}
-            Some(None) => drop(profile.addresses.remove(&channel)),
-            // An address that is known keeps its state: a nightly upload must not revive what a provider declared dead.
-            Some(Some(new)) if profile.addresses.get(&channel).is_some_and(|l| l.iter().any(|a| a.address == new)) => {}
-            Some(Some(address)) => {
-                let active = Address { address, state: AddressState::Active, reason: String::new(), since: at };
-                profile.addresses.insert(channel, vec![active]);
-            }
+    for (channel, addresses) in patch.addresses {
+        let known = profile.addresses.remove(&channel).unwrap_or_default();
+        // An address that is known keeps its state: a nightly upload must not revive what a provider declared dead.
+        let stays = |address: &String| known.iter().find(|a| a.address == *address).cloned();
+        let list: Vec<_> =
+            addresses.into_iter().map(|a| stays(&a).unwrap_or_else(|| Address::active(a, at))).collect();
+        if !list.is_empty() {
+            profile.addresses.insert(channel, list);
         }
     }
     if let Some(locale) = patch.locale {

@@ -389,6 +389,9 @@ fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
     assert_eq!(state(&facts), AddressState::Suppressed);
     let redelivered = step(&Members, &mut facts, position(Topic::Members, 0), upsert(r#"{"email":"old@example.com"}"#));
     assert_eq!(redelivered, Output::default(), "an older command comes too late");
+    let again = step(&Members, &mut facts, position(Topic::Members, 2), upsert(r#"{"addresses":{}}"#));
+    let index = AddressRow::key("shop", "email", "m@example.com", "m");
+    assert!(matches!(&again.rows[..], [Write::Put(cells)] if cells.key == index), "the index is written again: {again:?}");
     step(&Members, &mut facts, position(Topic::Members, 3), upsert(r#"{"email":"new@example.com"}"#));
     assert_eq!(state(&facts), AddressState::Active);
 }

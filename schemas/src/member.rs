@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 /// Where a member can be reached by one channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
-    /// The address in its normal form: RFC 5321 mailbox, E.164 number.
+    /// The address in its channel's normal form: RFC 5321 mailbox, E.164 number, Telegram's chat id, a browser's subscription as JSON,
+    /// `fcm:TOKEN` or `apns:TOKEN`, or what a webhook calls the member.
     pub address: String,
     /// Whether it may be used.
     pub state: AddressState,
@@ -20,6 +21,25 @@ pub struct Address {
     pub reason: String,
     /// Since when it is in that state.
     pub since: Timestamp,
+    /// When the member last wrote to us from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Timestamp>,
+    /// How often in a row nobody was to be reached there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missed: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so.
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+impl Address {
+    /// An address that may be used.
+    #[must_use]
+    pub const fn active(address: String, since: Timestamp) -> Self {
+        Self { address, state: AddressState::Active, reason: String::new(), since, heard: None, missed: 0 }
+    }
 }
 
 /// Whether an address may be used.
@@ -30,6 +50,8 @@ pub enum AddressState {
     Active,
     /// No: a provider said that nobody is there, or an operator said so.
     Suppressed,
+    /// No: too often in a row nobody was to be reached there. What the channel shows of it later revives it.
+    Quarantined,
 }
 
 /// What is known of a member.
@@ -122,14 +144,11 @@ impl Profile {
 
 /// A partial change of a profile, already checked: what is absent stays, what is null goes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, from = "Written")]
 pub struct Patch {
-    /// E-mail address, RFC 5321 mailbox.
-    #[serde(skip_serializing_if = "Option::is_none", with = "present")]
-    pub email: Option<Option<String>>,
-    /// Phone for text messages, E.164.
-    #[serde(skip_serializing_if = "Option::is_none", with = "present")]
-    pub phone: Option<Option<String>>,
+    /// Addresses by channel, the preferred one first; an empty list removes all of the channel.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses: BTreeMap<Channel, Vec<String>>,
     /// Locale (BCP 47).
     #[serde(skip_serializing_if = "Option::is_none", with = "present")]
     pub locale: Option<Option<String>>,
@@ -145,6 +164,37 @@ pub struct Patch {
     /// Attributes, merged by name; null removes one.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     pub attributes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A patch as any version of ours wrote it: the first one knew two kinds of address, each a field of its own.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    addresses: BTreeMap<Channel, Vec<String>>,
+    #[serde(with = "present")]
+    email: Option<Option<String>>,
+    #[serde(with = "present")]
+    phone: Option<Option<String>>,
+    #[serde(with = "present")]
+    locale: Option<Option<String>>,
+    #[serde(with = "present")]
+    time_zone: Option<Option<String>>,
+    #[serde(with = "present")]
+    channels: Option<Option<Vec<Channel>>>,
+    opt_ins: BTreeMap<Channel, Option<bool>>,
+    attributes: serde_json::Map<String, serde_json::Value>,
+}
+
+impl From<Written> for Patch {
+    fn from(written: Written) -> Self {
+        let Written { mut addresses, email, phone, locale, time_zone, channels, opt_ins, attributes } = written;
+        for (channel, address) in [(Channel::Email, email), (Channel::Sms, phone)] {
+            if let Some(address) = address {
+                addresses.insert(channel, address.into_iter().collect());
+            }
+        }
+        Self { addresses, locale, time_zone, channels, opt_ins, attributes }
+    }
 }
 
 /// Tells a field that is null (`Some(None)`) from one that is absent (`None`).

@@ -76,8 +76,10 @@ pub enum MemberAction {
     RemoveAddress,
     /// An operator uses a suppressed address again.
     Restore,
-    /// The member wrote to us by this channel.
+    /// The member wrote to us from this address.
     Heard,
+    /// Nobody was to be reached at this address.
+    Missed,
 }
 
 /// The intent to tell one member one thing.

@@ -114,6 +114,28 @@ row! {
 }
 
 row! {
+    /// Whose an address is: what comes in by a channel names nobody but an address. Fenced as the member's own row.
+    AddressRow in "addresses" fenced {
+        partition {
+            /// Project.
+            project: String,
+            /// Channel.
+            channel: String,
+            /// Address in the channel's normal form.
+            address: String,
+        }
+        clustering {
+            /// `client_user_id`; several members may share an address.
+            member: String,
+        }
+        columns {
+            /// Since when.
+            since: Timestamp,
+        }
+    }
+}
+
+row! {
     /// A record to be emitted when it is due (law 5), in the bucket of its minute.
     ScheduledRow in "scheduled" {
         partition {
@@ -266,6 +288,7 @@ pub fn all() -> Vec<&'static crate::rows::Table> {
         IdempotencyRow::TABLE,
         ImportRow::TABLE,
         ImportRejectRow::TABLE,
+        AddressRow::TABLE,
     ]
 }
 

@@ -16,7 +16,7 @@ use bellwether_processors::{Processor, track::Track};
 use bellwether_schemas::{
     Channel, Timestamp, Topic,
     codec::encode,
-    member::{Address, AddressState, Profile},
+    member::{Address, Profile},
     records::Event,
     rows::Row,
 };
@@ -155,12 +155,7 @@ fn event(n: u64, member: String, now: Timestamp) -> Event {
 
 fn profile(n: u64, now: Timestamp) -> bellwether_schemas::tables::MemberRow {
     let member = format!("m{n}");
-    let address = Address {
-        address: format!("{member}@example.com"),
-        state: AddressState::Active,
-        reason: String::new(),
-        since: now,
-    };
+    let address = Address::active(format!("{member}@example.com"), now);
     let profile = Profile { addresses: [(Channel::Email, vec![address])].into(), ..Profile::default() };
     profile.into_row(PROJECT, &member)
 }

@@ -105,6 +105,14 @@ pub struct MemberPatch {
     email: Option<String>,
     /// Phone; without a country code it is read in the project's default region.
     phone: Option<String>,
+    /// Phone that has WhatsApp.
+    whatsapp: Option<String>,
+    /// Number of the private chat with the project's bot. A chat that was linked by `/start` needs none.
+    telegram: Option<String>,
+    /// Tokens of apps, `fcm:TOKEN` or `apns:TOKEN`. Every address may be one or a list; null removes all.
+    app_push: Option<Vec<String>>,
+    /// What the system behind a webhook calls the member.
+    webhook: Option<String>,
     /// Locale (BCP 47).
     locale: Option<String>,
     /// Time zone (IANA name).

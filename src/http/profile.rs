@@ -2,6 +2,7 @@
 //! Pure: the same rules serve `PUT /v1/members/{id}` and every row of an import.
 
 use super::problem::FieldError;
+use bellwether_processors::members::MAX_ADDRESSES;
 use bellwether_schemas::{Channel, member::Patch};
 use email_address::{EmailAddress, Options};
 use jiff::tz::TimeZoneDatabase;
@@ -15,8 +16,13 @@ pub const MAX_EMAIL_BYTES: usize = 254;
 /// Most bytes of the attributes, as JSON.
 pub const MAX_ATTRIBUTES_BYTES: usize = 32 * 1_024;
 
-/// The fields that a client may send.
-pub const FIELDS: [&str; 7] = ["email", "phone", "locale", "time_zone", "channels", "opt_ins", "attributes"];
+/// Most bytes of an app's token; those of today have less than 300.
+pub const MAX_TOKEN_BYTES: usize = 4_096;
+
+/// The fields that a client may send. A browser's subscription is none of them: only the browser itself sends it.
+pub const FIELDS: [&str; 11] = [
+    "email", "phone", "whatsapp", "telegram", "app_push", "webhook", "locale", "time_zone", "channels", "opt_ins", "attributes",
+];
 
 /// Checks the id of a member.
 ///
@@ -47,8 +53,16 @@ pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, 
     let mut patch = Patch::default();
     for (name, value) in fields {
         match name.as_str() {
-            "email" => patch.email = Some(text(&name, value)?.map(|v| email(&v)).transpose()?),
-            "phone" => patch.phone = Some(text(&name, value)?.map(|v| phone(&v, region)).transpose()?),
+            "email" => drop(patch.addresses.insert(Channel::Email, addresses(&name, value, email)?)),
+            "phone" => {
+                drop(patch.addresses.insert(Channel::Sms, addresses(&name, value, |v| phone(&name, v, region))?));
+            }
+            "whatsapp" => {
+                drop(patch.addresses.insert(Channel::Whatsapp, addresses(&name, value, |v| phone(&name, v, region))?));
+            }
+            "telegram" => drop(patch.addresses.insert(Channel::Telegram, addresses(&name, value, chat)?)),
+            "app_push" => drop(patch.addresses.insert(Channel::AppPush, addresses(&name, value, app_token)?)),
+            "webhook" => drop(patch.addresses.insert(Channel::Webhook, addresses(&name, value, opaque)?)),
             "locale" => patch.locale = Some(text(&name, value)?.map(|v| locale(&v)).transpose()?),
             "time_zone" => patch.time_zone = Some(text(&name, value)?.map(|v| time_zone(&v)).transpose()?),
             "channels" => patch.channels = Some(channels(value)?),
@@ -62,6 +76,61 @@ pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, 
         }
     }
     Ok(patch)
+}
+
+/// One address or a list of them; null is none.
+fn addresses(
+    field: &str,
+    value: Value,
+    normal: impl Fn(&str) -> Result<String, FieldError>,
+) -> Result<Vec<String>, FieldError> {
+    let given = match value {
+        Value::Array(items) if items.len() > MAX_ADDRESSES => {
+            let detail = format!("has more than {MAX_ADDRESSES} addresses");
+            return Err(FieldError::new(field, detail, "send those that are in use"));
+        }
+        Value::Array(items) => items,
+        Value::Null => Vec::new(),
+        one => vec![one],
+    };
+    let mut list = Vec::new();
+    for value in given {
+        let Value::String(address) = value else {
+            let remedy = "send a JSON string, a list of them, or null to remove all";
+            return Err(FieldError::new(field, "is not a string", remedy));
+        };
+        let address = normal(&address)?;
+        if !list.contains(&address) {
+            list.push(address);
+        }
+    }
+    Ok(list)
+}
+
+/// A Telegram chat by its number.
+fn chat(text: &str) -> Result<String, FieldError> {
+    let bad = || FieldError::new("telegram", "is not a chat's number", "send the number of a private chat, like `\"12345678\"`");
+    text.parse::<i64>().ok().filter(|id| *id > 0).map(|id| id.to_string()).ok_or_else(bad)
+}
+
+/// An app's token with the platform in front.
+fn app_token(text: &str) -> Result<String, FieldError> {
+    let known = text.strip_prefix("fcm:").or_else(|| text.strip_prefix("apns:"));
+    match known {
+        Some(token) if !token.is_empty() && text.len() <= MAX_TOKEN_BYTES && token.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(text.to_owned())
+        }
+        _ => Err(FieldError::new("app_push", "is not an app's token", "send `fcm:TOKEN` or `apns:TOKEN`")),
+    }
+}
+
+/// What the system behind a webhook calls the member.
+fn opaque(text: &str) -> Result<String, FieldError> {
+    if text.is_empty() || text.len() > MAX_ID_BYTES || text.chars().any(char::is_control) {
+        let remedy = format!("use 1 to {MAX_ID_BYTES} bytes of printable text");
+        return Err(FieldError::new("webhook", "is not an address", remedy));
+    }
+    Ok(text.to_owned())
 }
 
 fn text(field: &str, value: Value) -> Result<Option<String>, FieldError> {
@@ -96,13 +165,13 @@ pub fn email(text: &str) -> Result<String, FieldError> {
 ///
 /// # Errors
 /// It is not one.
-pub fn phone(text: &str, region: Option<&str>) -> Result<String, FieldError> {
+pub fn phone(field: &str, text: &str, region: Option<&str>) -> Result<String, FieldError> {
     let bad = |detail: &str| {
         let remedy = match region {
             Some(region) => format!("send it in international form, like `+4915112345678`, or as dialled in {region}"),
             None => "send it in international form, like `+4915112345678`, or set the project's default_region".into(),
         };
-        FieldError::new("phone", detail, remedy)
+        FieldError::new(field, detail, remedy)
     };
     // Longer than any writing of 15 digits; and the character set keeps the grammar of extensions and letters out.
     if text.len() > 32 || text.chars().any(|c| !(c.is_ascii_digit() || "+()-./ ".contains(c))) {
@@ -111,7 +180,7 @@ pub fn phone(text: &str, region: Option<&str>) -> Result<String, FieldError> {
     let region = region.map(|region| {
         let unknown = || {
             FieldError::new(
-                "phone",
+                field,
                 format!("cannot be read in the region `{region}`"),
                 "correct the project's default_region (ISO 3166-1 alpha-2)",
             )
@@ -256,8 +325,8 @@ mod tests {
             "channels": ["sms", "email"], "opt_ins": {"email": true, "sms": null}, "attributes": {"tier": "gold", "x": null},
         }))
         .unwrap();
-        assert_eq!(patch.email, Some(Some("Anna@example.org".into())));
-        assert_eq!(patch.phone, Some(Some("+4915112345678".into())));
+        assert_eq!(patch.addresses[&Channel::Email], ["Anna@example.org"]);
+        assert_eq!(patch.addresses[&Channel::Sms], ["+4915112345678"]);
         assert_eq!(patch.locale, Some(Some("de-AT".into())));
         assert_eq!(patch.time_zone, Some(Some("Europe/Berlin".into())));
         assert_eq!(patch.channels, Some(Some(vec![Channel::Sms, Channel::Email])));

@@ -21,7 +21,7 @@ use bellwether_schemas::{
     Channel, DeliveryId, NotificationId, Position, Timestamp, Topic,
     codec::{Encoded, decode},
     definitions::Definitions,
-    member::{Address, AddressState, Patch, Profile},
+    member::{Address, Patch, Profile},
     records::{DefinitionSet, MemberAction, MemberCommand, Receipt, ReceiptKind},
     rows::{Cells, Read, Row, Span, Table, Value as Cell, Write},
     tables::{MemberRow, PROFILE},
@@ -198,14 +198,9 @@ impl MemoryLog {
         let mut profile = known
             .map_or_else(Profile::default, |cells| Profile::from_row(&MemberRow::from_cells(cells).unwrap()).unwrap());
         let patch: Patch = serde_json::from_str(&command.patch.unwrap()).unwrap();
-        for (channel, field) in [(Channel::Email, patch.email), (Channel::Sms, patch.phone)] {
-            let active =
-                |address| Address { address, state: AddressState::Active, reason: String::new(), since: command.at };
-            match field {
-                None => {}
-                Some(None) => drop(profile.addresses.remove(&channel)),
-                Some(Some(address)) => drop(profile.addresses.insert(channel, vec![active(address)])),
-            }
+        for (channel, addresses) in patch.addresses {
+            let active = |address| Address::active(address, command.at);
+            profile.addresses.insert(channel, addresses.into_iter().map(active).collect());
         }
         profile.locale = patch.locale.unwrap_or(profile.locale);
         profile.time_zone = patch.time_zone.unwrap_or(profile.time_zone);

@@ -58,8 +58,10 @@ struct Migration {
 }
 
 /// In the order of application. A test compares the list with the folder.
-const ALL: &[Migration] =
-    &[Migration { name: "0001_tables.cql", text: include_str!("../../../../infra/cql/0001_tables.cql") }];
+const ALL: &[Migration] = &[
+    Migration { name: "0001_tables.cql", text: include_str!("../../../../infra/cql/0001_tables.cql") },
+    Migration { name: "0002_addresses.cql", text: include_str!("../../../../infra/cql/0002_addresses.cql") },
+];
 
 impl Migration {
     /// SHA-1 of the text with Unix line ends: it notices edits, and guards against nobody.
