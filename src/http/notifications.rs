@@ -9,7 +9,7 @@ use super::{
 };
 use axum::{Json, extract::State};
 use bellwether_schemas::{
-    records::{Outcome, ReceiptKind},
+    records::{Outcome, Receipt, ReceiptKind},
     rows::{Read, Row},
     tables::StoryRow,
 };
@@ -93,8 +93,12 @@ pub async fn story(
 
 const DECISION: &str = "decision";
 
-fn rank(row: &StoryRow) -> Option<u8> {
-    ReceiptKind::ALL.into_iter().find(|kind| row.kind != DECISION && kind.name() == row.outcome).map(ReceiptKind::rank)
+/// Where a receipt stands in a message's life. A failure that we found ourselves is behind us once the message was sent after all, by a replay.
+fn rank(row: &StoryRow) -> Option<(u8, bool)> {
+    let kind = ReceiptKind::ALL.into_iter().find(|kind| row.kind != DECISION && kind.name() == row.outcome)?;
+    let is_ours = || serde_json::from_str::<Receipt>(&row.detail).is_ok_and(|receipt| receipt.provider_id.is_none());
+    let is_failed = kind == ReceiptKind::Failed;
+    Some((if is_failed && is_ours() { ReceiptKind::Deferred.rank() } else { kind.rank() }, is_failed))
 }
 
 /// Where a notification stands. A duplicate that came later changes nothing.
@@ -113,5 +117,59 @@ fn line(row: StoryRow) -> Line {
         channel: row.channel,
         delivery: row.delivery,
         detail: serde_json::from_str(&row.detail).unwrap_or(Value::String(row.detail)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use bellwether_schemas::{Channel, DeliveryId, NotificationId, Timestamp, records::ErrorKind};
+
+    fn row(at: i64, kind: ReceiptKind, provider_id: Option<&str>) -> StoryRow {
+        let receipt = Receipt {
+            delivery: DeliveryId::default(),
+            notification: NotificationId::default(),
+            project: "shop".into(),
+            member: "anna".into(),
+            template: "order".into(),
+            channel: Channel::Sms,
+            kind,
+            at: Timestamp(at),
+            attempt: 1,
+            provider: "sms".into(),
+            provider_id: provider_id.map(Into::into),
+            error: (kind == ReceiptKind::Failed).then_some(ErrorKind::Rejected),
+            detail: None,
+            address: None,
+        };
+        StoryRow {
+            notification: Uuid::nil(),
+            id: Uuid::from_u128(u128::try_from(at).unwrap()),
+            project: "shop".into(),
+            member: "anna".into(),
+            at: Timestamp(at),
+            kind: "receipt".into(),
+            outcome: kind.name().into(),
+            delivery: None,
+            channel: Some("sms".into()),
+            detail: serde_json::to_string(&receipt).unwrap(),
+            position: "receipts/0/0".into(),
+        }
+    }
+
+    #[test]
+    fn where_a_message_stands() {
+        use ReceiptKind::{Deferred, Delivered, Failed, Sent};
+        for (what, told, status) in [
+            ("tried in vain", vec![(Deferred, None), (Failed, None)], "failed"),
+            ("failed with us, replayed, sent", vec![(Failed, None), (Sent, Some("SM1"))], "sent"),
+            ("taken, then failed at the provider", vec![(Sent, Some("SM1")), (Failed, Some("SM1"))], "failed"),
+            ("the provider's word overtook ours", vec![(Failed, Some("SM1")), (Sent, Some("SM1"))], "failed"),
+            ("a late `sent`", vec![(Delivered, Some("SM1")), (Sent, Some("SM1"))], "delivered"),
+        ] {
+            let rows: Vec<_> = (1..).zip(told).map(|(at, (kind, id))| row(at, kind, id)).collect();
+            assert_eq!(super::status(&rows), status, "{what}");
+        }
     }
 }

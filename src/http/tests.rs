@@ -6,6 +6,8 @@ use super::{
     ROUTES,
     test_support::{Answer, House, JSON, NOW, shop},
 };
+use crate::runtime::deliver::REPLAY_HEADER;
+use bellwether_processors::dead_letters::RETENTION;
 use bellwether_schemas::{
     EventId, Topic,
     codec::encode,
@@ -457,6 +459,12 @@ async fn dead_letters_are_listed_shown_and_replayed_as_they_were() {
     assert_eq!((&answer.body["replayed"], answer.body["unknown"].as_array().unwrap().len()), (&json!(2), 1));
     let again = &house.log.appended(Topic::Events)[0];
     assert_eq!((again.key.as_slice(), again.headers[0].value.as_slice()), (&b"shop/anna"[..], &b"x"[..]));
+    assert_eq!(again.headers[1].name, REPLAY_HEADER, "deliver tells it from the first try");
+    let left: Vec<_> = house.store.ttls::<DeadLetterRow>().into_iter().flatten().collect();
+    assert!(
+        left.len() == 2 && left.iter().all(|ttl| *ttl <= RETENTION),
+        "replayed rows end when they would have: {left:?}"
+    );
     assert_eq!(String::from_utf8(again.payload.clone()).unwrap(), shown.body["payload"].as_str().unwrap());
     assert_eq!(house.get(&format!("/v1/dead-letters/{}", ids[0])).await.body["replayed_at"], "2026-03-01T12:00:00Z");
 
@@ -466,6 +474,12 @@ async fn dead_letters_are_listed_shown_and_replayed_as_they_were() {
         (&json!(148), &json!(2), &Value::Null)
     );
     assert_eq!(house.log.appended(Topic::Events).len(), 150);
+
+    house.post("/v1/dead-letters/replay", &json!({"ids": [ids[0]]})).await;
+    let events = house.log.appended(Topic::Events);
+    let (first, second) = (&events[0].headers, &events[150].headers);
+    assert_eq!((first.len(), second.len()), (2, 2));
+    assert_ne!(first[1].value, second[1].value, "a second replay is another try");
 }
 
 #[tokio::test]
