@@ -47,8 +47,8 @@ impl Processor for Route {
 
     fn needs(&self, incoming: &Incoming<Notification>, _: &Facts, _: Timestamp) -> Vec<Read> {
         let n = &incoming.input;
-        // The profile and the claims are one partition: one read, whatever the number of rules.
-        vec![MemberRow::read_all(n.project.as_str(), n.member.as_str())]
+        // Two rows of one partition, so the store is asked once; other claims are not read, however many there are.
+        vec![of_member(n, PROFILE, ""), of_member(n, CLAIM, &n.id.to_string())]
     }
 
     fn decide(&self, incoming: &Incoming<Notification>, facts: &Facts, now: Timestamp) -> Result<Output, Refusal> {
@@ -59,10 +59,9 @@ impl Processor for Route {
                 format!("project: `{}` has no definitions; apply them, then replay", n.project),
             )
         })?;
-        let of_member = |kind: &str, id: &str| MemberRow::read_one(n.project.as_str(), n.member.as_str(), kind, id);
-        let profile = facts.one::<MemberRow>(&of_member(PROFILE, ""))?;
+        let profile = facts.one::<MemberRow>(&of_member(n, PROFILE, ""))?;
         let profile = profile.as_ref().map(Profile::from_row).transpose()?;
-        let claim = facts.one::<MemberRow>(&of_member(CLAIM, &n.id.to_string()))?;
+        let claim = facts.one::<MemberRow>(&of_member(n, CLAIM, &n.id.to_string()))?;
         let here = incoming.position.to_string();
 
         let mut output = Output::default();
@@ -98,6 +97,10 @@ impl Processor for Route {
         output.records.extend(delivery.map(Record::Delivery));
         Ok(output)
     }
+}
+
+fn of_member(n: &Notification, kind: &str, id: &str) -> Read {
+    MemberRow::read_one(n.project.as_str(), n.member.as_str(), kind, id)
 }
 
 /// Whether, and by which channel, the member is told.
