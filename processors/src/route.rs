@@ -187,21 +187,10 @@ fn claimed(
 ) -> Result<bellwether_schemas::rows::Write, Refusal> {
     let decision = serde_json::to_string(choice).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
     let row = MemberRow {
-        project: n.project.clone(),
-        member: n.member.clone(),
-        kind: CLAIM.into(),
-        id: n.id.to_string(),
-        locale: None,
-        time_zone: None,
-        channels: None,
-        addresses: None,
-        opt_ins: None,
-        attributes: None,
-        created_at: None,
         updated_at: Some(choice.at),
-        applied: None,
         position: Some(here.to_owned()),
         decision: Some(decision),
+        ..MemberRow::empty(&n.project, &n.member, CLAIM, &n.id.to_string())
     };
     let mut cells = row.into_cells();
     cells.ttl = Some(DEDUPE_WINDOW);
