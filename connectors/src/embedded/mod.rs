@@ -70,7 +70,7 @@ pub struct EmbeddedOptions {
 impl Default for EmbeddedOptions {
     fn default() -> Self {
         Self {
-            cache_bytes: 16 << 20,
+            cache_bytes: 8 << 20,
             log_buffer_bytes: 8 << 20,
             log_tail_bytes: 8 << 20,
             table_buffer_bytes: 4 << 20,
