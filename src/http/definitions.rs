@@ -151,7 +151,7 @@ fn matches_version(headers: &HeaderMap, current: i32) -> Result<(), Problem> {
 }
 
 impl Shared {
-    fn definitions(&self, project: &str) -> Option<Arc<Compiled>> {
+    pub(super) fn definitions(&self, project: &str) -> Option<Arc<Compiled>> {
         self.api.definitions.borrow().get(project).cloned()
     }
 

@@ -187,6 +187,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/members/import", &["post"]),
     ("/v1/imports/{id}", &["get"]),
     ("/v1/imports/{id}/rejects", &["get"]),
+    ("/v1/notifications", &["get"]),
     ("/v1/notifications/{id}", &["get"]),
     ("/v1/stats", &["get"]),
     ("/v1/dead-letters", &["get"]),
@@ -213,6 +214,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/members/{id}", get(members::read).put(members::upsert).delete(members::remove))
         .route("/v1/imports/{id}", get(imports::progress))
         .route("/v1/imports/{id}/rejects", get(imports::rejects))
+        .route("/v1/notifications", get(notifications::of_event))
         .route("/v1/notifications/{id}", get(notifications::story))
         .route("/v1/stats", get(stats::figures))
         .route("/v1/dead-letters", get(dead_letters::list))

@@ -9,7 +9,7 @@ use super::{
 use crate::runtime::deliver::REPLAY_HEADER;
 use bellwether_processors::dead_letters::RETENTION;
 use bellwether_schemas::{
-    EventId, Topic,
+    EventId, NotificationId, Topic,
     codec::encode,
     ids::EntryId,
     member::Patch,
@@ -359,6 +359,14 @@ async fn a_story_is_told_in_order_and_its_status_is_the_furthest_receipt() {
         answer.body["story"].as_array().unwrap().iter().map(|line| line["outcome"].as_str().unwrap()).collect();
     assert_eq!(told, ["routed", "deferred", "duplicate", "delivered", "sent"]);
     assert_eq!(answer.body["story"][3]["detail"], json!({"n": 10}));
+
+    let event = EventId::derive("shop", "/shop", "7");
+    let notification = NotificationId::derive(event, "", 0, 0, "anna").0;
+    house.store.put(StoryRow { notification, ..story_row(9, 0, "decision", "no_flow") });
+    let of = async |member: &str| house.get(&format!("/v1/notifications?event={event}&member={member}")).await.body;
+    assert_eq!(of("anna").await["notifications"][0]["status"], "no_flow");
+    assert_eq!(of("bert").await["notifications"], json!([]));
+    house.get("/v1/notifications?event=7&member=anna").await.problem(400, "query");
     house.call(Method::GET, &path, "other", &[], "").await.problem(404, "id");
 }
 
