@@ -2,12 +2,11 @@
 //! A door: it checks, appends to the log and reads the store. Whom to tell what is decided elsewhere.
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
-//! [`idempotency`] (the same request twice), then one module a resource: [`events`] (with [`cloudevents`]), [`members`] (with
+//! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
 //! [`profile`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`webhooks`], [`probes`];
 //! [`openapi`] describes them all.
 
 pub mod auth;
-pub mod cloudevents;
 pub mod dead_letters;
 pub mod definitions;
 pub mod events;

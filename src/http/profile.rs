@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::{collections::BTreeMap, sync::LazyLock};
 
 /// Most bytes of a member's id (`client_user_id`); the same as of an event's `subject`.
-pub const MAX_ID_BYTES: usize = super::cloudevents::MAX_SUBJECT_BYTES;
+pub const MAX_ID_BYTES: usize = bellwether_connectors::events::MAX_SUBJECT_BYTES;
 /// Most bytes of an e-mail address (RFC 5321 section 4.5.3.1.3, less the angle brackets).
 pub const MAX_EMAIL_BYTES: usize = 254;
 /// Most bytes of the attributes, as JSON.
