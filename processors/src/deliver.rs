@@ -193,6 +193,9 @@ impl Claim {
         let mut parts = metadata.splitn(3, ':');
         let (Some("1"), Some(count), Some(map)) = (parts.next(), parts.next(), parts.next()) else { return none };
         let Ok(count) = count.parse::<u64>() else { return none };
+        if count > MAX_CLAIM || map.len() as u64 * 6 > MAX_CLAIM {
+            return none;
+        }
         let mut settled = Vec::new();
         for (at, digit) in map.bytes().enumerate() {
             let Some(six) = DIGITS.iter().position(|d| *d == digit) else { return none };
