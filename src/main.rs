@@ -92,7 +92,7 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Serve { config, roles, project, human } => {
-            telemetry::init(human, "info,fjall=warn,lsm_tree=warn");
+            telemetry::init(human, "info");
             let mut config = Config::load(config.as_deref())?;
             config.default_project = project.or(config.default_project);
             serve(config, roles.into_iter().collect()).await?;

@@ -72,7 +72,7 @@ impl Default for EmbeddedOptions {
         Self {
             cache_bytes: 8 << 20,
             log_buffer_bytes: 8 << 20,
-            log_tail_bytes: 8 << 20,
+            log_tail_bytes: 4 << 20,
             table_buffer_bytes: 4 << 20,
             sync: true,
             session_timeout_ms: 30_000,
