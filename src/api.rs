@@ -7,7 +7,6 @@ use crate::{
     http::{
         Api, Limits, Observer,
         auth::{ApiKeyError, ApiKeys},
-        definitions::Finding,
         probes::Check,
         problem::FieldError,
         webhooks::{HookError, TwilioCall, TwilioHook, signed_url},
@@ -49,7 +48,7 @@ pub fn build(
         definitions: projects.clone(),
         validate: Arc::new(|document| {
             let found = Compiled::new(document.clone(), 0, &check_provider).err().unwrap_or_default();
-            found.into_iter().map(|f| Finding { field: f.path, problem: f.problem, remedy: f.remedy }).collect()
+            found.into_iter().map(Into::into).collect()
         }),
         keys: Arc::new(ApiKeys::from_config(&config.api_keys)?),
         clock: clock.function(),

@@ -49,9 +49,9 @@ impl Default for Config {
             registry: None,
             default_project: None,
             api_keys: Vec::new(),
-            batch: 500,
+            batch: 250,
             workers: 1,
-            window: 1_024,
+            window: 512,
         }
     }
 }

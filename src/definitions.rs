@@ -25,10 +25,19 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// Definitions from a folder, checked.
 #[derive(Debug)]
 pub struct Loaded {
+    sources: Vec<Source>,
     /// The document, as it is published.
     pub document: Definitions,
     /// The same, compiled; its version is 0, because nothing is published yet.
     pub compiled: Compiled,
+}
+
+impl Loaded {
+    /// The place in the folder of what somebody else found in the document; `None` where no file defines it.
+    #[must_use]
+    pub fn locate(&self, finding: &Finding) -> Option<Located> {
+        locate(&self.sources, finding)
+    }
 }
 
 /// Something wrong at a place of a file.
@@ -70,7 +79,11 @@ pub fn check_provider(kind: &str, settings: &Map<String, Value>) -> ProviderChec
         other => (String::new(), other.to_string()),
     });
     let problem = problem.map(|(field, problem)| SettingProblem { field, problem });
-    ProviderCheck { channel: channels::channel_of(kind), problems: problem.into_iter().collect() }
+    ProviderCheck {
+        channel: channels::channel_of(kind),
+        prefix: channels::prefix_of(kind),
+        problems: problem.into_iter().collect(),
+    }
 }
 
 /// Loads and checks a folder. `env` gives the values of `${NAME}`.
@@ -90,7 +103,7 @@ pub fn load(
     let mut errors = folder.errors;
     errors.extend(located);
     match compiled {
-        Ok(compiled) if errors.is_empty() => Ok(Loaded { document, compiled }),
+        Ok(compiled) if errors.is_empty() => Ok(Loaded { sources: folder.sources, document, compiled }),
         _ => {
             errors.sort();
             errors.dedup();
@@ -108,6 +121,7 @@ struct Folder<'d> {
 }
 
 /// A file and what it defines.
+#[derive(Debug)]
 struct Source {
     file: String,
     /// `project`, `providers`, `templates.NAME` or `flows.NAME`.
@@ -244,22 +258,8 @@ impl Folder<'_> {
 
     /// The place of a finding; `None` where it may only follow from something that could not be read.
     fn locate(&self, finding: &Finding, document: &Definitions) -> Option<Located> {
-        let source = self.sources.iter().find(|source| below(&finding.path, &source.path).is_some())?;
-        if source.is_broken || self.leans_on_broken(finding, document) {
-            return None;
-        }
-        let (key, node) = source.tree.find(below(&finding.path, &source.path)?);
-        let place = match (finding.line, finding.column) {
-            (Some(line), column) => node.place_within(&source.text, line, column.unwrap_or(1)),
-            (None, _) => key,
-        };
-        Some(Located {
-            file: source.file.clone(),
-            line: place.line,
-            column: place.column,
-            problem: finding.problem.clone(),
-            remedy: finding.remedy.clone(),
-        })
+        let source = source_of(&self.sources, finding)?;
+        if source.is_broken || self.leans_on_broken(finding, document) { None } else { locate(&self.sources, finding) }
     }
 
     /// Whether a finding is about how a thing fits to another that could not be read.
@@ -273,6 +273,27 @@ impl Folder<'_> {
                 && is_channel
                 && (is_broken("providers") || is_broken("project")))
     }
+}
+
+fn source_of<'s>(sources: &'s [Source], finding: &Finding) -> Option<&'s Source> {
+    sources.iter().find(|source| below(&finding.path, &source.path).is_some())
+}
+
+/// The place of a finding in the file that defines what it is about.
+fn locate(sources: &[Source], finding: &Finding) -> Option<Located> {
+    let source = source_of(sources, finding)?;
+    let (key, node) = source.tree.find(below(&finding.path, &source.path)?);
+    let place = match (finding.line, finding.column) {
+        (Some(line), column) => node.place_within(&source.text, line, column.unwrap_or(1)),
+        (None, _) => key,
+    };
+    Some(Located {
+        file: source.file.clone(),
+        line: place.line,
+        column: place.column,
+        problem: finding.problem.clone(),
+        remedy: finding.remedy.clone(),
+    })
 }
 
 /// What follows `prefix` in a path.

@@ -46,7 +46,10 @@ async fn publish(State(shelf): State<Shelf>, headers: HeaderMap, Json(document):
             .into_response();
     }
     if document.flows.contains_key("refused") {
-        let findings = json!([{"field": "flows.refused.on", "problem": "is refused", "remedy": "rename it"}]);
+        let findings = json!([
+            {"field": "flows.refused.on", "line": 1, "column": 6, "problem": "is refused", "remedy": "rename it"},
+            {"field": "quota", "problem": "is used up", "remedy": "wait"},
+        ]);
         let problem = json!({"detail": "not valid", "remedy": "correct it", "findings": findings});
         return (StatusCode::UNPROCESSABLE_ENTITY, Json(problem)).into_response();
     }
@@ -117,7 +120,10 @@ async fn refusals_are_told_with_their_remedy() {
     let (shelf, url) = api().await;
     let refused = folder("refused");
     let words = command(refused.path(), &url, "k-1", true).run().await.unwrap_err().to_string();
-    assert_eq!(words, "flows.refused.on: is refused; rename it\nnot valid\n  remedy: correct it");
+    assert_eq!(
+        words,
+        "flows/refused.yaml:1:10: is refused; rename it\nquota: is used up; wait\nnot valid\n  remedy: correct it"
+    );
     let words = command(refused.path(), &url, "other", true).run().await.unwrap_err().to_string();
     assert_eq!(words, "the key is not known\n  remedy: use another key");
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

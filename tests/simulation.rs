@@ -332,7 +332,7 @@ fn definitions() -> Compiled {
     .unwrap();
     Compiled::new(document, 1, &|kind, _| ProviderCheck {
         channel: Some(if kind == "sim-email" { Channel::Email } else { Channel::Sms }),
-        problems: vec![],
+        ..ProviderCheck::default()
     })
     .unwrap()
 }

@@ -1,9 +1,13 @@
 //! The encodings of the `events` topic and of `POST /v1/events`: CloudEvents 1.0 as JSON (structured, batched, binary) and as Avro (single-object,
 //! or Confluent's wire format with a schema registry). Bytes become an [`Event`] or an [`EventError`]; what the event means is decided elsewhere.
+//!
+//! Here are the errors, the rules that hold in every encoding, attributes in headers, and how a record's encoding is told.
 
 mod avro;
+mod json;
 mod registry;
 
+pub use json::{parse_batch, parse_structured};
 pub use registry::{Registry, RegistryConfig, RegistryError};
 
 use crate::log::LogRecord;
@@ -12,29 +16,24 @@ use bellwether_schemas::{
     codec::{self, CodecError},
     records::{Event, Reason},
 };
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
-use serde_json::value::RawValue;
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::borrow::Cow;
 
-/// Bytes of one event, all encodings. Its data travels twice in a delivery, and Kafka brokers take 1 MiB by default.
-pub const MAX_EVENT_BYTES: usize = 256 * 1024;
+/// Bytes of an event's `data` as JSON. It travels twice in a delivery, and Kafka brokers take 1 MiB by default.
+pub const MAX_DATA_BYTES: usize = 256 * 1024;
+/// Bytes of one event as it comes, in any encoding: more is not even read. It leaves room for the attributes, Base64 and white space around
+/// the largest `data`, so that what the API accepted the topic takes too.
+pub const MAX_EVENT_BYTES: usize = 2 * MAX_DATA_BYTES;
 /// Bytes of a `subject`, the member's `client_user_id`.
 pub const MAX_SUBJECT_BYTES: usize = 256;
 /// Bytes of `id`, `source` and `type`.
 pub const MAX_ATTRIBUTE_BYTES: usize = 1024;
-/// Nesting of `data`: below the 128 levels that JSON parsers commonly take, because `data` is wrapped on its way.
-const MAX_DEPTH: u8 = 100;
-
 /// Why bytes are not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}; {remedy}")]
 pub struct EventError {
     /// What to do about it.
     pub kind: EventErrorKind,
-    /// Attribute at fault; `payload` where it is the whole.
+    /// Attribute at fault; `event` where it is the whole, `body` for a whole batch.
     pub field: String,
     /// What is wrong, without the event's values.
     pub problem: String,
@@ -51,7 +50,7 @@ pub enum EventErrorKind {
     Invalid,
     /// Written with a schema that is not known.
     UnknownSchema,
-    /// Larger than [`MAX_EVENT_BYTES`].
+    /// Larger than [`MAX_EVENT_BYTES`], or its data than [`MAX_DATA_BYTES`].
     TooLarge,
     /// The schema registry does not answer: wait and try again, nothing is wrong with the event.
     Unavailable,
@@ -68,7 +67,7 @@ impl EventError {
     }
 
     fn malformed(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(EventErrorKind::Malformed, "payload", problem, remedy)
+        Self::new(EventErrorKind::Malformed, "event", problem, remedy)
     }
 
     fn invalid(field: &str, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
@@ -88,29 +87,6 @@ impl EventError {
     }
 }
 
-/// Reads one event in JSON (CloudEvents 1.0 JSON format, section 3). With `project`, that is the event's project and the event may not name
-/// another; without, the extension attribute `project` names it. An event without `time` happened `now`.
-///
-/// # Errors
-/// See [`EventError`].
-pub fn parse_structured(json: &[u8], project: Option<&str>, now: Timestamp) -> Result<Event, EventError> {
-    structured(json, Tenancy::of(project), now)
-}
-
-/// Reads an array of events in JSON (CloudEvents 1.0 JSON format, section 4). One bad event does not harm its neighbours.
-///
-/// # Errors
-/// The whole is no JSON array. Each event's own errors are as in [`parse_structured`].
-pub fn parse_batch(
-    json: &[u8],
-    project: Option<&str>,
-    now: Timestamp,
-) -> Result<Vec<Result<Event, EventError>>, EventError> {
-    let events: Vec<&RawValue> = serde_json::from_slice(json)
-        .map_err(|e| EventError::malformed(format!("no JSON array: {}", syntax(&e)), "send `[{…}, {…}]`"))?;
-    Ok(events.into_iter().map(|event| structured(event.get().as_bytes(), Tenancy::of(project), now)).collect())
-}
-
 /// Reads an event whose attributes are headers and whose data is the body: `ce_id` (Kafka binding, section 3.2) or `ce-id` (HTTP binding,
 /// section 3.1, values percent-encoded). Names in any case; headers that are no attributes are ignored.
 ///
@@ -122,8 +98,8 @@ pub fn parse_binary<'h>(
     project: Option<&str>,
     now: Timestamp,
 ) -> Result<Event, EventError> {
-    let attributes = Attributes::from_headers(headers)?;
-    event(attributes, body_json(body)?, Tenancy::of(project), now)
+    let data = json::body(body)?;
+    event(Attributes::from_headers(headers)?, data, Tenancy::of(project), now)
 }
 
 /// Reads records of the `events` topic, whatever their encoding.
@@ -150,23 +126,23 @@ impl EventDecoder {
             .is_some_and(|t| t.get(..23).is_some_and(|t| t.eq_ignore_ascii_case(b"application/cloudevents")));
         let has_attributes = || headers().any(|(name, _)| attribute_of(name).is_some());
         if payload.len() > MAX_EVENT_BYTES {
-            return Err(too_large(payload.len()));
+            return Err(json::too_large("event", payload.len(), MAX_EVENT_BYTES));
         }
         if !is_cloud_event && has_attributes() {
             let mut attributes = Attributes::from_headers(headers())?;
             let data = match payload {
                 [0, ..] => {
                     attributes.datacontenttype = None; // It names Avro; from here on the data is JSON.
-                    self.registry()?.decode(payload).await?.to_string()
+                    self.registry()?.decode(payload).await?.to_string().into()
                 }
-                _ => body_json(payload)?,
+                _ => json::body(payload)?,
             };
             return event(attributes, data, tenancy, now);
         }
         match payload {
             [0xC3, 0x01, ..] => single_object(payload, tenancy, now),
             [0, ..] => avro::event(self.registry()?.decode(payload).await?, tenancy, now),
-            _ => structured(payload, tenancy, now),
+            _ => json::structured(payload, tenancy, now),
         }
     }
 
@@ -174,7 +150,7 @@ impl EventDecoder {
         self.registry.as_ref().ok_or_else(|| {
             EventError::new(
                 EventErrorKind::UnknownSchema,
-                "payload",
+                "event",
                 "the event is in Confluent's wire format, but no schema registry is configured",
                 "configure `registry.url`, then replay",
             )
@@ -261,7 +237,10 @@ impl<'a> Attributes<'a> {
             let Some(slot) = attributes.slot(&name) else { continue };
             let text =
                 if is_http { percent_decoded(value) } else { std::str::from_utf8(value).ok().map(Cow::Borrowed) };
-            let text = text.ok_or_else(|| EventError::invalid(&name, "the header is not UTF-8", "send UTF-8 text"))?;
+            let text = text.ok_or_else(|| {
+                let remedy = "send UTF-8; over HTTP percent-encoded as `%XX`, and a `%` itself as `%25`";
+                EventError::invalid(&name, "the header is no encoded text", remedy)
+            })?;
             if slot.replace(text).is_some() {
                 return Err(EventError::invalid(&name, "the header is there twice", "send it once"));
             }
@@ -300,8 +279,13 @@ fn percent_decoded(value: &[u8]) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
-/// The rules that hold in every encoding. `data` is JSON text.
-fn event(attributes: Attributes<'_>, data: String, tenancy: Tenancy<'_>, now: Timestamp) -> Result<Event, EventError> {
+/// The rules that hold in every encoding. `data` is text that should be JSON.
+fn event(
+    attributes: Attributes<'_>,
+    data: Cow<'_, str>,
+    tenancy: Tenancy<'_>,
+    now: Timestamp,
+) -> Result<Event, EventError> {
     match attributes.specversion.as_deref() {
         Some("1.0") => {}
         Some(_) => {
@@ -327,7 +311,7 @@ fn event(attributes: Attributes<'_>, data: String, tenancy: Tenancy<'_>, now: Ti
         project: tenancy.project(attributes.project)?,
         time,
         accepted_at: now,
-        data,
+        data: json::checked(data)?.into_owned(),
     })
 }
 
@@ -349,206 +333,10 @@ fn required(field: &'static str, value: Option<Cow<'_, str>>, limit: usize) -> R
 }
 
 /// `application/json`, `text/json` and `…+json`, with any parameters (CloudEvents 1.0 JSON format, section 3.1).
-fn is_json(content_type: &str) -> bool {
+#[must_use]
+pub fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence.split_once('/').is_some_and(|(_, subtype)| subtype == "json" || subtype.ends_with("+json"))
-}
-
-fn too_large(bytes: usize) -> EventError {
-    let problem = format!("the event has {bytes} bytes, more than {MAX_EVENT_BYTES}");
-    EventError::new(
-        EventErrorKind::TooLarge,
-        "payload",
-        problem,
-        "send a reference to what is large, not the thing itself",
-    )
-}
-
-/// An event in JSON, borrowed.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow, default)]
-    specversion: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    source: Option<Text<'a>>,
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    subject: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    time: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    datacontenttype: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    project: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(default)]
-    data_base64: Option<IgnoredAny>,
-}
-
-/// Text that is borrowed unless it has escapes.
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AsText;
-        impl<'de> Visitor<'de> for AsText {
-            type Value = Cow<'de, str>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Cow::Borrowed(text))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(text.to_owned()))
-            }
-        }
-        deserializer.deserialize_str(AsText).map(Self)
-    }
-}
-
-fn structured<'a>(json: &'a [u8], tenancy: Tenancy<'_>, now: Timestamp) -> Result<Event, EventError> {
-    if json.len() > MAX_EVENT_BYTES {
-        return Err(too_large(json.len()));
-    }
-    match json.iter().find(|b| !b.is_ascii_whitespace()) {
-        Some(b'{') => {}
-        Some(b'[') => {
-            return Err(EventError::malformed("a list of events, where one is expected", "send one event a record"));
-        }
-        None => return Err(EventError::malformed("is empty", "send a CloudEvent")),
-        Some(_) => {
-            let remedy = "send CloudEvents 1.0 as JSON (structured, or binary with `ce_` headers) or Avro";
-            return Err(EventError::malformed("is in no known encoding", remedy));
-        }
-    }
-    let envelope: Envelope<'a> = serde_json::from_slice(json).map_err(|error| diagnosis(json, &error))?;
-    if envelope.data_base64.is_some() {
-        return Err(EventError::invalid("data_base64", "binary data is not taken", "send JSON in `data`"));
-    }
-    let data = envelope.data.map_or("null", RawValue::get);
-    well_formed(data)?;
-    let text = |text: Option<Text<'a>>| text.map(|Text(text)| text);
-    let attributes = Attributes {
-        specversion: text(envelope.specversion),
-        id: text(envelope.id),
-        source: text(envelope.source),
-        kind: text(envelope.kind),
-        subject: text(envelope.subject),
-        time: text(envelope.time),
-        datacontenttype: text(envelope.datacontenttype),
-        project: text(envelope.project),
-    };
-    event(attributes, data.to_owned(), tenancy, now)
-}
-
-/// Tells the attribute of the wrong type; the parser's own words would show its value, but not its name.
-fn diagnosis(json: &[u8], error: &serde_json::Error) -> EventError {
-    let fields: HashMap<Cow<'_, str>, &RawValue> = match serde_json::from_slice(json) {
-        Ok(fields) => fields,
-        Err(error) => return EventError::malformed(format!("no JSON: {}", syntax(&error)), "send one JSON object"),
-    };
-    let mut names: Vec<_> = fields.keys().map(AsRef::as_ref).collect();
-    names.sort_unstable();
-    for name in names {
-        let is_attribute = Attributes::default().slot(name).is_some();
-        if is_attribute && !matches!(fields[name].get().as_bytes().first(), Some(b'"' | b'n')) {
-            return EventError::invalid(name, "is not text", "send a JSON string");
-        }
-        if is_attribute && serde_json::from_str::<Option<String>>(fields[name].get()).is_err() {
-            return EventError::invalid(
-                name,
-                "is not Unicode text",
-                "escape characters outside the basic plane by pairs",
-            );
-        }
-    }
-    EventError::malformed(format!("an attribute is there twice, {}", place(error)), "send each attribute once")
-}
-
-/// What a parser says of broken syntax. (Its words about types would show values; those cases are told apart before.)
-fn syntax(error: &serde_json::Error) -> String {
-    if error.is_data() { format!("not of the expected form, {}", place(error)) } else { error.to_string() }
-}
-
-fn place(error: &serde_json::Error) -> String {
-    format!("line {} column {}", error.line(), error.column())
-}
-
-fn body_json(body: &[u8]) -> Result<String, EventError> {
-    if body.len() > MAX_EVENT_BYTES {
-        return Err(too_large(body.len()));
-    }
-    let text = std::str::from_utf8(body)
-        .map_err(|_| EventError::invalid("data", "is not UTF-8", "send JSON, encoded in UTF-8"))?
-        .trim_matches([' ', '\t', '\r', '\n']);
-    let data = if text.is_empty() { "null" } else { text };
-    well_formed(data)?;
-    Ok(data.to_owned())
-}
-
-/// Whether `data` is JSON that every later reader takes: numbers in range, escapes that are characters, nesting within bounds.
-fn well_formed(data: &str) -> Result<(), EventError> {
-    let mut deserializer = serde_json::Deserializer::from_str(data);
-    Depth(MAX_DEPTH).deserialize(&mut deserializer).and_then(|()| deserializer.end()).map_err(|error| {
-        let problem = if error.is_data() {
-            format!("is nested deeper than {MAX_DEPTH} levels")
-        } else {
-            format!("is no JSON: {error}")
-        };
-        EventError::invalid("data", problem, "send JSON with fewer levels, numbers within range and whole characters")
-    })
-}
-
-/// Reads any JSON and keeps nothing; the number is how many levels may follow.
-struct Depth(u8);
-
-impl<'de> DeserializeSeed<'de> for Depth {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Depth {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON of fewer levels")
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let depth = self.0.checked_sub(1).ok_or_else(|| de::Error::custom("too deep"))?;
-        while items.next_element_seed(Depth(depth))?.is_some() {}
-        Ok(())
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
-        let depth = self.0.checked_sub(1).ok_or_else(|| de::Error::custom("too deep"))?;
-        while fields.next_key_seed(Depth(0))?.is_some() {
-            fields.next_value_seed(Depth(depth))?;
-        }
-        Ok(())
-    }
 }
 
 /// Our own record, written by the API or by a producer that has our schema.
@@ -556,7 +344,7 @@ fn single_object(payload: &[u8], tenancy: Tenancy<'_>, now: Timestamp) -> Result
     let record: Event = codec::decode(payload).map_err(|error| match error {
         CodecError::UnknownSchema { .. } => EventError::new(
             EventErrorKind::UnknownSchema,
-            "payload",
+            "event",
             error.to_string(),
             "write it with schemas/avro/event.avsc, then replay",
         ),
@@ -564,7 +352,6 @@ fn single_object(payload: &[u8], tenancy: Tenancy<'_>, now: Timestamp) -> Result
             EventError::malformed("the Avro datum does not fit its schema", "write it with schemas/avro/event.avsc")
         }
     })?;
-    well_formed(&record.data)?;
     let accepted_at = record.accepted_at.min(now);
     let attributes = Attributes {
         specversion: Some("1.0".into()),
@@ -575,5 +362,5 @@ fn single_object(payload: &[u8], tenancy: Tenancy<'_>, now: Timestamp) -> Result
         project: Some(record.project).filter(|p| !p.is_empty()).map(Cow::Owned),
         ..Attributes::default()
     };
-    Ok(Event { time: record.time, accepted_at, ..event(attributes, record.data, tenancy, now)? })
+    Ok(Event { time: record.time, accepted_at, ..event(attributes, record.data.into(), tenancy, now)? })
 }

@@ -4,8 +4,8 @@
 
 use bellwether_connectors::{
     events::{
-        EventDecoder, EventError, EventErrorKind, MAX_EVENT_BYTES, Registry, RegistryConfig, parse_batch, parse_binary,
-        parse_structured,
+        EventDecoder, EventError, EventErrorKind, MAX_ATTRIBUTE_BYTES, MAX_DATA_BYTES, MAX_EVENT_BYTES,
+        MAX_SUBJECT_BYTES, Registry, RegistryConfig, parse_batch, parse_binary, parse_structured,
     },
     log::LogRecord,
 };
@@ -107,7 +107,7 @@ fn the_project_is_the_key_s_or_the_event_s() {
 #[test]
 fn each_refusal_names_the_field() {
     let long = "x".repeat(257);
-    let cases: [(Value, EventErrorKind, &str); 20] = [
+    let cases: [(Value, EventErrorKind, &str); 21] = [
         (without("specversion"), EventErrorKind::Invalid, "specversion"),
         (with("specversion", "0.3".into()), EventErrorKind::Invalid, "specversion"),
         (with("specversion", json!(1.0)), EventErrorKind::Invalid, "specversion"),
@@ -124,10 +124,11 @@ fn each_refusal_names_the_field() {
         (with("time", "yesterday".into()), EventErrorKind::Invalid, "time"),
         (with("time", json!(1_767_225_600)), EventErrorKind::Invalid, "time"),
         (with("datacontenttype", "text/plain".into()), EventErrorKind::Invalid, "datacontenttype"),
-        (with("data_base64", "AAAA".into()), EventErrorKind::Invalid, "data_base64"),
-        (with("data", "x".repeat(MAX_EVENT_BYTES).into()), EventErrorKind::TooLarge, "payload"),
-        (json!([cloud_event()]), EventErrorKind::Malformed, "payload"),
-        (json!("text"), EventErrorKind::Malformed, "payload"),
+        (with("data_base64", "e30=".into()), EventErrorKind::Invalid, "data_base64"),
+        (with("data", "x".repeat(MAX_DATA_BYTES).into()), EventErrorKind::TooLarge, "data"),
+        (with("extension", "x".repeat(MAX_EVENT_BYTES).into()), EventErrorKind::TooLarge, "event"),
+        (json!([cloud_event()]), EventErrorKind::Malformed, "event"),
+        (json!("text"), EventErrorKind::Malformed, "event"),
     ];
     for (event, kind, field) in cases {
         let given = kind_and_field(parse_structured(&bytes(&event), Some("shop"), NOW));
@@ -140,11 +141,11 @@ fn broken_json_is_malformed_and_broken_data_is_named() {
     let head = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"ana""#;
     let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
     let cases = [
-        (String::new(), EventErrorKind::Malformed, "payload"),
-        ("{".into(), EventErrorKind::Malformed, "payload"),
-        (head.to_owned(), EventErrorKind::Malformed, "payload"),
-        (format!("{head}}} trailing"), EventErrorKind::Malformed, "payload"),
-        (format!(r#"{head},"id":"2"}}"#), EventErrorKind::Malformed, "payload"),
+        (String::new(), EventErrorKind::Malformed, "event"),
+        ("{".into(), EventErrorKind::Malformed, "event"),
+        (head.to_owned(), EventErrorKind::Malformed, "event"),
+        (format!("{head}}} trailing"), EventErrorKind::Malformed, "event"),
+        (format!(r#"{head},"id":"2"}}"#), EventErrorKind::Invalid, "id"),
         (format!(r#"{head},"data":1e999}}"#), EventErrorKind::Invalid, "data"),
         (format!(r#"{head},"data":"\ud800"}}"#), EventErrorKind::Invalid, "data"),
         (format!(r#"{head},"data":{deep}}}"#), EventErrorKind::Invalid, "data"),
@@ -162,14 +163,48 @@ fn broken_json_is_malformed_and_broken_data_is_named() {
 
 #[test]
 fn a_bad_event_does_not_harm_its_neighbours() {
-    let batch = bytes(&json!([cloud_event(), without("id"), 5, cloud_event()]));
-    let events = parse_batch(&batch, Some("shop"), NOW).unwrap();
-    assert_eq!(events.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false, true]);
-    assert_eq!(events[1].as_ref().unwrap_err().field, "id");
-    assert!(parse_batch(b"[]", Some("shop"), NOW).unwrap().is_empty());
-    for broken in ["{}", "[1,", "", "[] []"] {
-        assert_eq!(parse_batch(broken.as_bytes(), Some("shop"), NOW).unwrap_err().kind, EventErrorKind::Malformed);
+    let surrogate = cloud_event().to_string().replace("o-1", r"\ud800");
+    let batch = format!("[{}, {}, 5, {surrogate}, {}]", cloud_event(), without("id"), cloud_event());
+    let events: Vec<_> = parse_batch(batch.as_bytes(), 5, Some("shop"), NOW).unwrap().collect();
+    let fields: Vec<_> = events.iter().map(|event| event.as_ref().err().map(|error| error.field.as_str())).collect();
+    assert_eq!(fields, [None, Some("id"), Some("event"), Some("id"), None]);
+}
+
+#[test]
+fn a_batch_is_an_array_of_bounded_length() {
+    let length = |json: &[u8]| parse_batch(json, 3, Some("shop"), NOW).map(|events| events.len());
+    assert_eq!((length(b"[]"), length(b"[1,{},\"x\"]")), (Ok(0), Ok(3)));
+    for broken in [&b"{}"[..], b"[1,", b"", b"[] []", b"\xff", b"[1,2,3,4]", b"[1,2,3,4"] {
+        let error = length(broken).unwrap_err();
+        assert_eq!((error.kind, error.field.as_str()), (EventErrorKind::Malformed, "body"), "{error}");
     }
+}
+
+#[test]
+fn data_may_be_base64_of_json() {
+    let encoded = |text: &str| {
+        let mut event = without("data");
+        event["data_base64"] = text.into();
+        parse_structured(&bytes(&event), Some("shop"), NOW)
+    };
+    assert_eq!(encoded("eyJhIjoxfQ==").unwrap().data, r#"{"a":1}"#);
+    for (text, field) in [("/w==", "data_base64"), ("e30", "data_base64"), ("ew==", "data")] {
+        assert_eq!(kind_and_field(encoded(text)), (EventErrorKind::Invalid, field.into()), "{text}");
+    }
+}
+
+/// The largest event that the API accepts: on the topic it is no larger than what is read there.
+#[tokio::test]
+async fn what_was_accepted_fits_the_topic() {
+    let attribute = "x".repeat(MAX_ATTRIBUTE_BYTES);
+    let headers = ["ce-id", "ce-source", "ce-type"].map(|name| (name, attribute.as_bytes()));
+    let subject = "x".repeat(MAX_SUBJECT_BYTES);
+    let headers =
+        headers.into_iter().chain([("ce-specversion", b"1.0".as_slice()), ("ce-subject", subject.as_bytes())]);
+    let data = Value::from("x".repeat(MAX_DATA_BYTES - 2)).to_string();
+    let event = parse_binary(headers, data.as_bytes(), Some("shop"), NOW).unwrap();
+    let payload = codec::encode(&event).unwrap();
+    assert_eq!(decoder(None).decode(&record(&[], payload), NOW).await.unwrap(), event);
 }
 
 #[test]
@@ -195,13 +230,15 @@ fn binary_events_have_their_attributes_in_headers() {
     let escaped = parse_binary(subject(b"%C3%B1and%C3%BA"), body, None, NOW).unwrap();
     assert_eq!(escaped.subject.as_deref(), Some("ñandú"), "HTTP values are percent-encoded");
     let invalid = |value| kind_and_field(parse_binary(subject(value), body, None, NOW));
-    for value in [&b"%C3"[..], b"%", b"%zz", b"%0a", b"\xFF"] {
+    for value in [&b"%C3"[..], b"%", b"100%", b"%zz", b"%0a", b"\xFF"] {
         assert_eq!(invalid(value), (EventErrorKind::Invalid, "subject".into()), "{value:?}");
     }
     for body in [&b"{"[..], b"\xFF", b"1 2"] {
         assert_eq!(kind_and_field(parse_binary(kafka, body, None, NOW)), (EventErrorKind::Invalid, "data".into()));
     }
     assert_eq!(parse_binary(kafka, b"", None, NOW).unwrap().data, "null");
+    let plain = kafka.map(|(n, v)| (n, if n == "content-type" { &b"text/plain"[..] } else { v }));
+    assert_eq!(kind_and_field(parse_binary(plain, body, None, NOW)).1, "datacontenttype");
     let twice = kafka.into_iter().chain([("ce_id", &b"o-2"[..])]);
     assert_eq!(kind_and_field(parse_binary(twice, body, None, NOW)), (EventErrorKind::Invalid, "id".into()));
 }
@@ -406,6 +443,10 @@ proptest! {
         payload in prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..200),
             "[\\[\\]{}\",:a-z0-9.\\\\ue -]{0,80}".prop_map(String::into_bytes),
+            "[\\[\\]{}\",:0-9eE.a-z\\\\-]{0,40}".prop_map(|data| {
+                let event = cloud_event();
+                event.to_string().replace(&event["data"].to_string(), &data).into_bytes()
+            }),
             (any::<u16>(), any::<u8>()).prop_map(|(at, to)| {
                 let mut json = bytes(&cloud_event());
                 let at = usize::from(at) % json.len();
@@ -425,7 +466,7 @@ proptest! {
         let headers = [(name.as_str(), value.as_slice())];
         let read = [
             parse_structured(&payload, Some("shop"), NOW).ok(),
-            parse_batch(&payload, None, NOW).ok().and_then(|mut all| all.pop()?.ok()),
+            parse_batch(&payload, 100, None, NOW).ok().and_then(|all| all.last()?.ok()),
             parse_binary(headers, &payload, Some("shop"), NOW).ok(),
         ];
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -3,9 +3,7 @@
 
 use bellwether_schemas::{
     codec::{self, Encoded, MARKER},
-    records::{
-        DeadLetter, Decision, DefinitionSet, Delivery, Event, MemberCommand, Notification, Receipt, Scheduled,
-    },
+    records::{DeadLetter, Decision, DefinitionSet, Delivery, Event, MemberCommand, Notification, Receipt, Scheduled},
 };
 use libfuzzer_sys::fuzz_target;
 use std::fmt::Debug;

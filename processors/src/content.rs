@@ -21,6 +21,10 @@ use std::{
 const FUEL: u64 = 100_000;
 /// Nesting of macros and blocks.
 const RECURSION: usize = 64;
+/// Bytes of one expression or statement, and how often a text may say `elif`. The engine reads both by recursion, one level an operator or
+/// branch, and a thread's stack has an end.
+const MAX_TAG_BYTES: usize = 1_024;
+const MAX_BRANCHES: usize = 100;
 
 /// A rendered message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,8 +120,15 @@ impl Content {
                 let mut compiled = variant.clone();
                 for (place, text) in compiled.texts_mut() {
                     let full = engine_name(name, *channel, locale, &place.to_string());
-                    if let Err(error) = self.engine.add_template_owned(full.clone(), text.clone()) {
-                        fault(*channel, locale, place.to_string(), describe(&error, text, true));
+                    let added = match too_deep(text) {
+                        Some(deep) => Err(deep),
+                        None => self
+                            .engine
+                            .add_template_owned(full.clone(), text.clone())
+                            .map_err(|error| describe(&error, text, true)),
+                    };
+                    if let Err(error) = added {
+                        fault(*channel, locale, place.to_string(), error);
                     }
                     *text = full;
                 }
@@ -285,6 +296,47 @@ fn describe(error: &minijinja::Error, source: &str, with_details: bool) -> Fault
         (kind, _, None) => kind.to_string(),
     };
     Fault { line, column, problem, undefined }
+}
+
+/// What the engine could only read with more stack than there is.
+fn too_deep(source: &str) -> Option<Fault> {
+    let at = |byte, problem| {
+        let (line, column) = line_and_column(source, byte);
+        Fault { line: Some(line), column: Some(column), problem, undefined: false }
+    };
+    if let Some((byte, _)) = source.match_indices("elif").nth(MAX_BRANCHES) {
+        return Some(at(byte, format!("more than {MAX_BRANCHES} times `elif`")));
+    }
+    let mut from = 0;
+    while let Some(begin) = source[from..].find("{{").into_iter().chain(source[from..].find("{%")).min() {
+        let begin = from + begin;
+        let length = tag_length(&source.as_bytes()[begin..]);
+        if length > MAX_TAG_BYTES {
+            return Some(at(begin, format!("an expression of more than {MAX_TAG_BYTES} bytes")));
+        }
+        from = begin + length;
+    }
+    None
+}
+
+/// Bytes from the `{{` or `{%` that `tag` begins with to its end, whatever its texts and maps hold; where it has none, to the end of all.
+fn tag_length(tag: &[u8]) -> usize {
+    let (mut quote, mut braces, mut at) = (None, 0, 2);
+    while let Some(byte) = tag.get(at) {
+        let closes = tag.get(at + 1) == Some(&b'}');
+        match (quote, byte) {
+            (Some(_), b'\\') => at += 1,
+            (Some(open), byte) if open == byte => quote = None,
+            (Some(_), _) => {}
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (None, b'{') => braces += 1,
+            (None, b'}') if braces > 0 => braces -= 1,
+            (None, b'}' | b'%') if closes => return at + 2,
+            (None, _) => {}
+        }
+        at += 1;
+    }
+    tag.len()
 }
 
 /// The engine points at the last step of `order.customer.name`; this finds the beginning of the path.

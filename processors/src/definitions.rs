@@ -52,6 +52,8 @@ impl fmt::Display for Finding {
 pub struct ProviderCheck {
     /// The channel that this kind of provider serves; `None` for a kind that is not known.
     pub channel: Option<Channel>,
+    /// What the addresses that it serves begin with; empty where it serves all of the channel.
+    pub prefix: &'static str,
     /// What is wrong with its settings; for an unknown kind, which there are.
     pub problems: Vec<SettingProblem>,
 }
@@ -78,6 +80,8 @@ pub struct Compiled {
     pub document: Arc<Definitions>,
     flows_by_type: HashMap<String, Vec<Arc<CompiledFlow>>>,
     providers: BTreeMap<Channel, Vec<String>>,
+    /// What the addresses of a provider begin with, of those that do not serve all of their channel.
+    prefixes: HashMap<String, &'static str>,
     content: Content,
 }
 
@@ -125,6 +129,7 @@ impl Compiled {
             document: Arc::new(document),
             flows_by_type: parts.flows_by_type,
             providers: parts.providers,
+            prefixes: parts.prefixes,
             content: parts.content,
         })
     }
@@ -161,10 +166,11 @@ impl Compiled {
         self.providers.get(&channel).map_or(&[], Vec::as_slice)
     }
 
-    /// The provider that serves a channel.
+    /// The provider that serves an address of a channel.
     #[must_use]
-    pub fn provider_of(&self, channel: Channel) -> Option<(&str, &Provider)> {
-        let name = self.providers(channel).first()?;
+    pub fn provider_of(&self, channel: Channel, address: &str) -> Option<(&str, &Provider)> {
+        let serves = |name: &&String| self.prefixes.get(*name).is_none_or(|prefix| address.starts_with(prefix));
+        let name = self.providers(channel).iter().find(serves)?;
         self.document.providers.get(name).map(|provider| (name.as_str(), provider))
     }
 

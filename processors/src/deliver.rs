@@ -9,7 +9,7 @@ use crate::{
 use bellwether_schemas::{
     Timestamp,
     definitions::{OnAmbiguous, Provider},
-    records::{Delivery, ErrorKind, Reason, Receipt, ReceiptKind, Record},
+    records::{Delivery, ErrorKind, MemberAction, MemberCommand, Reason, Receipt, ReceiptKind, Record},
 };
 use std::time::Duration;
 
@@ -30,8 +30,13 @@ pub enum Prepared {
 /// The end of one try, as the connectors tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tried {
-    /// The provider took it, under its own id.
-    Accepted(Option<String>),
+    /// The provider took it.
+    Accepted {
+        /// Its own id of the message.
+        provider_id: Option<String>,
+        /// Where the member is to be reached from now on, if that has changed.
+        moved_to: Option<String>,
+    },
     /// It did not, or we do not know.
     Failed {
         /// What to do about it.
@@ -46,7 +51,7 @@ pub enum Tried {
 /// Renders the delivery, unless it is too late or cannot be.
 #[must_use]
 pub fn prepare(delivery: &Delivery, project: &Compiled, now: Timestamp) -> Prepared {
-    let Some((name, provider)) = project.provider_of(delivery.channel) else {
+    let Some((name, provider)) = project.provider_of(delivery.channel, &delivery.address) else {
         let detail = format!("no provider serves {} any more; apply one, then replay", delivery.channel);
         return Prepared::End(rejected(delivery, "", &detail, now));
     };
@@ -77,10 +82,15 @@ fn rejected(delivery: &Delivery, provider: &str, detail: &str, now: Timestamp) -
 #[must_use]
 pub fn settle(delivery: &Delivery, name: &str, provider: &Provider, tried: Tried, now: Timestamp) -> Output {
     let (kind, detail, after) = match tried {
-        Tried::Accepted(id) => {
-            let mut sent = told(delivery, name, ReceiptKind::Sent, now);
-            sent.provider_id = id;
-            return Output { records: vec![Record::Receipt(sent)], ..Output::default() };
+        Tried::Accepted { provider_id, moved_to } => {
+            let sent = Receipt { provider_id, ..told(delivery, name, ReceiptKind::Sent, now) };
+            let mut records = vec![Record::Receipt(sent)];
+            if let Some(address) = moved_to {
+                let left = Some(delivery.address.clone());
+                records.push(moved(delivery, name, MemberAction::AddAddress, Some(address), now));
+                records.push(moved(delivery, name, MemberAction::RemoveAddress, left, now));
+            }
+            return Output { records, ..Output::default() };
         }
         Tried::Failed { kind, detail, after } => (kind, detail, after),
     };
@@ -119,6 +129,26 @@ pub fn settle(delivery: &Delivery, name: &str, provider: &Provider, tried: Tried
     }
 }
 
+fn moved(
+    delivery: &Delivery,
+    provider: &str,
+    action: MemberAction,
+    address: Option<String>,
+    now: Timestamp,
+) -> Record {
+    Record::Member(MemberCommand {
+        project: delivery.project.clone(),
+        member: delivery.member.clone(),
+        at: now,
+        actor: format!("provider {provider}"),
+        action,
+        patch: None,
+        channel: Some(delivery.channel),
+        address,
+        reason: None,
+    })
+}
+
 /// Doubles with every try, and spreads by up to half of itself, derived from the id so that a redelivery waits as long.
 fn backoff(delivery: &Delivery, provider: &Provider) -> Duration {
     let doublings = u32::try_from(delivery.attempt.saturating_sub(1)).unwrap_or(0).min(20);
@@ -155,7 +185,8 @@ fn receipt(
     detail: &str,
     now: Timestamp,
 ) -> Record {
-    let address = (error == Some(ErrorKind::InvalidAddress)).then(|| delivery.address.clone());
+    let of_address = matches!(error, Some(ErrorKind::InvalidAddress | ErrorKind::Unreachable));
+    let address = of_address.then(|| delivery.address.clone());
     Record::Receipt(Receipt { error, detail: Some(detail.to_owned()), address, ..told(delivery, provider, kind, now) })
 }
 
@@ -197,6 +228,9 @@ impl Claim {
         let mut parts = metadata.splitn(3, ':');
         let (Some("1"), Some(count), Some(map)) = (parts.next(), parts.next(), parts.next()) else { return none };
         let Ok(count) = count.parse::<u64>() else { return none };
+        if count > MAX_CLAIM || map.len() as u64 * 6 > MAX_CLAIM {
+            return none;
+        }
         let mut settled = Vec::new();
         for (at, digit) in map.bytes().enumerate() {
             let Some(six) = DIGITS.iter().position(|d| *d == digit) else { return none };

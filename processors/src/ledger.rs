@@ -199,6 +199,14 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_wider_than_any_of_ours_is_none() {
+        for metadata in [format!("1:{}:", MAX_CLAIM + 1), format!("1:1:{}", "_".repeat(MAX_CLAIM as usize / 6 + 1))] {
+            assert_eq!(Ledger::open(7, &metadata).arrive(7, 7), Arrival::New, "{metadata}");
+        }
+        assert_eq!(Ledger::open(7, &format!("1:{MAX_CLAIM}:")).arrive(7, 7), Arrival::Ambiguous);
+    }
+
+    #[test]
     fn what_was_given_back_is_new_to_the_successor() {
         let mut ledger = Ledger::open(0, "");
         for offset in 0..4 {

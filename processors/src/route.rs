@@ -8,7 +8,7 @@ use crate::{
 use bellwether_schemas::{
     Channel, DeliveryId, Lane, Position, Timestamp,
     ids::EntryId,
-    member::{AddressState, Profile},
+    member::{Address, AddressState, Profile},
     records::{Decision, Delivery, Notification, Outcome, Reason, Record, Verdict},
     rows::{Read, Row},
     tables::{CLAIM, MemberRow, PROFILE},
@@ -18,6 +18,10 @@ use std::time::Duration;
 
 /// How long a claim is remembered: a duplicate that comes later than this is taken for new.
 pub const DEDUPE_WINDOW: Duration = Duration::from_secs(7 * 86_400);
+
+/// For so long after the member wrote, WhatsApp takes free text
+/// (<https://developers.facebook.com/docs/whatsapp/cloud-api/guides/send-messages>, customer service windows).
+pub const WINDOW: Duration = Duration::from_secs(86_400);
 
 /// The route processor.
 #[derive(Clone, Debug)]
@@ -47,8 +51,8 @@ impl Processor for Route {
 
     fn needs(&self, incoming: &Incoming<Notification>, _: &Facts, _: Timestamp) -> Vec<Read> {
         let n = &incoming.input;
-        // The profile and the claims are one partition: one read, whatever the number of rules.
-        vec![MemberRow::read_all(n.project.as_str(), n.member.as_str())]
+        // Two rows of one partition, so the store is asked once; other claims are not read, however many there are.
+        vec![of_member(n, PROFILE, ""), of_member(n, CLAIM, &n.id.to_string())]
     }
 
     fn decide(&self, incoming: &Incoming<Notification>, facts: &Facts, now: Timestamp) -> Result<Output, Refusal> {
@@ -59,10 +63,9 @@ impl Processor for Route {
                 format!("project: `{}` has no definitions; apply them, then replay", n.project),
             )
         })?;
-        let of_member = |kind: &str, id: &str| MemberRow::read_one(n.project.as_str(), n.member.as_str(), kind, id);
-        let profile = facts.one::<MemberRow>(&of_member(PROFILE, ""))?;
+        let profile = facts.one::<MemberRow>(&of_member(n, PROFILE, ""))?;
         let profile = profile.as_ref().map(Profile::from_row).transpose()?;
-        let claim = facts.one::<MemberRow>(&of_member(CLAIM, &n.id.to_string()))?;
+        let claim = facts.one::<MemberRow>(&of_member(n, CLAIM, &n.id.to_string()))?;
         let here = incoming.position.to_string();
 
         let mut output = Output::default();
@@ -98,6 +101,10 @@ impl Processor for Route {
         output.records.extend(delivery.map(Record::Delivery));
         Ok(output)
     }
+}
+
+fn of_member(n: &Notification, kind: &str, id: &str) -> Read {
+    MemberRow::read_one(n.project.as_str(), n.member.as_str(), kind, id)
 }
 
 /// Whether, and by which channel, the member is told.
@@ -162,10 +169,16 @@ fn look(
         return Err((Outcome::NoProvider, format!("no provider serves {channel}")));
     }
     let addresses = profile.addresses.get(&channel).map_or(&[][..], Vec::as_slice);
-    let active = addresses.iter().find(|a| a.state == AddressState::Active);
+    let served = |address: &&Address| project.provider_of(channel, &address.address).is_some();
+    let active = addresses.iter().filter(served).find(|a| a.state == AddressState::Active);
     let Some(address) = active else {
-        return Err(match addresses.first() {
-            None => (Outcome::NoAddress, format!("the member has no {channel} address")),
+        return Err(match addresses.iter().find(served) {
+            None if addresses.is_empty() => (Outcome::NoAddress, format!("the member has no {channel} address")),
+            None => (Outcome::NoProvider, format!("no provider serves any {channel} address of the member")),
+            Some(dead) if dead.state == AddressState::Quarantined => {
+                let why = format!("in quarantine since {}, after {} misses: {}", dead.since, dead.missed, dead.reason);
+                (Outcome::Suppressed, why)
+            }
             Some(dead) => (Outcome::Suppressed, format!("suppressed since {}: {}", dead.since, dead.reason)),
         });
     };
@@ -184,21 +197,10 @@ fn claimed(
 ) -> Result<bellwether_schemas::rows::Write, Refusal> {
     let decision = serde_json::to_string(choice).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
     let row = MemberRow {
-        project: n.project.clone(),
-        member: n.member.clone(),
-        kind: CLAIM.into(),
-        id: n.id.to_string(),
-        locale: None,
-        time_zone: None,
-        channels: None,
-        addresses: None,
-        opt_ins: None,
-        attributes: None,
-        created_at: None,
         updated_at: Some(choice.at),
-        applied: None,
         position: Some(here.to_owned()),
         decision: Some(decision),
+        ..MemberRow::empty(&n.project, &n.member, CLAIM, &n.id.to_string())
     };
     let mut cells = row.into_cells();
     cells.ttl = Some(DEDUPE_WINDOW);
@@ -225,8 +227,13 @@ fn delivery(n: &Notification, profile: &Profile, channel: Channel, address: &str
         accepted_at: n.accepted_at,
         expires_at: n.expires_at,
         context: content::context(event, &data, &n.member, profile).to_string(),
-        window_until: None,
+        window_until: heard(profile, channel, address).map(|at| at.plus(WINDOW)),
     })
+}
+
+/// When the member last wrote to us from an address.
+fn heard(profile: &Profile, channel: Channel, address: &str) -> Option<Timestamp> {
+    profile.addresses.get(&channel)?.iter().find(|a| a.address == address)?.heard
 }
 
 fn decision(n: &Notification, choice: &Choice, delivery: Option<DeliveryId>, position: Position) -> Record {

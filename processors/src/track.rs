@@ -74,6 +74,7 @@ fn consequence(receipt: &Receipt) -> Option<MemberCommand> {
     let action = match (receipt.kind, receipt.error) {
         (ReceiptKind::Failed, Some(ErrorKind::InvalidAddress)) => MemberAction::Suppress,
         (ReceiptKind::OptedOut, _) | (ReceiptKind::Failed, Some(ErrorKind::OptedOut)) => MemberAction::OptOut,
+        (ReceiptKind::Failed, Some(ErrorKind::Unreachable)) => MemberAction::Missed,
         _ => return None,
     };
     Some(MemberCommand {

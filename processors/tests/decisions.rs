@@ -21,7 +21,7 @@ use bellwether_schemas::{
         Scheduled,
     },
     rows::{Row, Write},
-    tables::{AggregateRow, MemberRow},
+    tables::{AddressRow, AggregateRow, MemberRow},
 };
 use serde_json::json;
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn project() -> Compiled {
         }},
     }))
     .unwrap();
-    Compiled::new(document, 1, &|kind, _| ProviderCheck { channel: kind.parse().ok(), problems: vec![] }).unwrap()
+    Compiled::new(document, 1, &|kind, _| ProviderCheck { channel: kind.parse().ok(), ..ProviderCheck::default() }).unwrap()
 }
 
 fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notification {
@@ -66,7 +66,7 @@ fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notificatio
 }
 
 fn at(state: AddressState, address: &str) -> Vec<Address> {
-    vec![Address { address: address.into(), state, reason: "550".into(), since: NOW }]
+    vec![Address { state, reason: "550".into(), ..Address::active(address.into(), NOW) }]
 }
 
 fn profile(email: Option<AddressState>, sms: Option<AddressState>) -> Profile {
@@ -320,7 +320,7 @@ fn what_follows_a_try_depends_on_its_error_alone() {
         let Some(Record::Receipt(receipt)) = output.records.first() else { panic!("{kind:?}: no receipt") };
         assert_eq!(receipt.kind, if again { ReceiptKind::Deferred } else { ReceiptKind::Failed });
     }
-    let sent = settle(&delivery(1), "mail", &provider(OnAmbiguous::Resend), Tried::Accepted(Some("q1".into())), NOW);
+    let sent = settle(&delivery(1), "mail", &provider(OnAmbiguous::Resend), Tried::Accepted { provider_id: Some("q1".into()), moved_to: None }, NOW);
     assert!(matches!(&sent.records[..], [Record::Receipt(r)] if r.kind == ReceiptKind::Sent));
 }
 

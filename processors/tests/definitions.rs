@@ -23,7 +23,51 @@ fn check(kind: &str, settings: &Map<String, Value>) -> ProviderCheck {
         _ => None,
     };
     let problem = |(field, problem): (&str, &str)| SettingProblem { field: field.into(), problem: problem.into() };
-    ProviderCheck { channel, problems: problems.map(problem).into_iter().collect() }
+    ProviderCheck { channel, prefix: "", problems: problems.map(problem).into_iter().collect() }
+}
+
+/// The stack of a thread of tokio's.
+const STACK_BYTES: usize = 2 * 1024 * 1024;
+
+fn compiled(document: Value) -> Result<Compiled, Vec<Finding>> {
+    let document: Definitions = serde_json::from_value(document).unwrap();
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+    thread.spawn(|| Compiled::new(document, 1, &check)).unwrap().join().unwrap()
+}
+
+#[test]
+fn no_definitions_take_more_stack_than_there_is() {
+    let levels =
+        [("(", ")"), ("[", "]"), ("!", ""), ("-", ""), ("not ", ""), ("true?", ":1"), ("{1:", "}"), ("f(", ")")];
+    let chains = ["+1", ".a", "[0]", "|upper", " and 1", "&&true", "==1", "~''", "~\"}}\"", "~{1:{2:{}}}"];
+    for bytes in [900, 100_000] {
+        let nested = levels.map(|(open, close)| {
+            let n = bytes / (open.len() + close.len());
+            format!("{}1{}", open.repeat(n), close.repeat(n))
+        });
+        let expressions =
+            nested.into_iter().chain(chains.map(|chain| format!("1{}", chain.repeat(bytes / chain.len()))));
+        for expression in expressions {
+            let mut document = shop();
+            document["flows"]["order_placed"]["when"] = expression.as_str().into();
+            let condition = compiled(document);
+            let mut document = shop();
+            document["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] =
+                format!("{{{{ {expression} }}}}").into();
+            let template = compiled(document);
+            if bytes > 1_024 {
+                let problem = |found: Result<Compiled, Vec<Finding>>| found.unwrap_err()[0].problem.clone();
+                assert!(problem(condition).contains("more than 1024"), "{}", &expression[..20]);
+                assert!(problem(template).contains("more than 1024 bytes"), "{}", &expression[..20]);
+            }
+        }
+    }
+    for branches in [100, 101] {
+        let text = format!("{{% if 0 %}}{}x{{% else %}}y{{% endif %}}", "{% elif 0 %}".repeat(branches));
+        let mut document = shop();
+        document["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] = text.into();
+        assert_eq!(compiled(document).is_ok(), branches == 100);
+    }
 }
 
 /// A shop with one template in two languages on both channels, and one flow.

@@ -83,10 +83,6 @@ impl Profile {
     pub fn into_row(self, project: &str, member: &str) -> MemberRow {
         let json = |v: serde_json::Result<String>| v.ok().filter(|t| t != "{}");
         MemberRow {
-            project: project.into(),
-            member: member.into(),
-            kind: PROFILE.into(),
-            id: String::new(),
             locale: self.locale,
             time_zone: self.time_zone,
             channels: (!self.channels.is_empty())
@@ -97,8 +93,7 @@ impl Profile {
             created_at: Some(self.created_at),
             updated_at: Some(self.updated_at),
             applied: Some(self.applied),
-            position: None,
-            decision: None,
+            ..MemberRow::empty(project, member, PROFILE, "")
         }
     }
 

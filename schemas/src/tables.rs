@@ -46,6 +46,30 @@ row! {
     }
 }
 
+impl MemberRow {
+    /// A row of this kind without any values yet.
+    #[must_use]
+    pub fn empty(project: &str, member: &str, kind: &str, id: &str) -> Self {
+        Self {
+            project: project.into(),
+            member: member.into(),
+            kind: kind.into(),
+            id: id.into(),
+            locale: None,
+            time_zone: None,
+            channels: None,
+            addresses: None,
+            opt_ins: None,
+            attributes: None,
+            created_at: None,
+            updated_at: None,
+            applied: None,
+            position: None,
+            decision: None,
+        }
+    }
+}
+
 /// `kind` of a member's profile.
 pub const PROFILE: &str = "profile";
 /// `kind` of a notification's claim.

@@ -3,9 +3,10 @@
 
 use crate::{
     cli::Connection,
-    definitions::{check_provider, diff, load},
+    definitions::{Loaded, check_provider, diff, load},
 };
 use anyhow::{Context, bail};
+use bellwether_processors::definitions::Finding;
 use bellwether_schemas::definitions::Definitions;
 use reqwest::{Method, StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -45,13 +46,16 @@ struct Problem {
     #[serde(default)]
     remedy: String,
     #[serde(default)]
-    findings: Vec<Finding>,
+    findings: Vec<Found>,
 }
 
 #[derive(Deserialize)]
-struct Finding {
-    #[serde(alias = "path")]
+struct Found {
     field: String,
+    #[serde(default)]
+    line: Option<u32>,
+    #[serde(default)]
+    column: Option<u32>,
     problem: String,
     remedy: String,
 }
@@ -62,29 +66,30 @@ impl Apply {
     /// # Errors
     /// The folder is not valid, the API refuses or does not answer, or nobody said yes.
     pub async fn run(&self) -> anyhow::Result<i32> {
-        let document = self.load()?;
+        let loaded = self.load()?;
+        let document = &loaded.document;
         let current: Option<Published> = match self.call(Method::GET, None).await? {
             (StatusCode::NOT_FOUND, _) => None,
-            (status, body) => Some(answer(status, &body)?),
+            (status, body) => Some(answer(status, &body, &loaded)?),
         };
         let version = current.as_ref().map_or(0, |published| published.version);
-        let changes = diff(current.as_ref().map(|published| &published.document), &document);
+        let changes = diff(current.as_ref().map(|published| &published.document), document);
         if changes.is_empty() {
             say(&format!("nothing to change: version {version} says the same\n"))?;
             return Ok(version);
         }
         say(&changes)?;
         self.confirm(&document.project.name, version)?;
-        let (status, body) = self.call(Method::PUT, Some((&document, version))).await?;
-        let published: Published = answer(status, &body)?;
+        let (status, body) = self.call(Method::PUT, Some((document, version))).await?;
+        let published: Published = answer(status, &body, &loaded)?;
         let served = if status == StatusCode::ACCEPTED { ", not yet served" } else { "" };
         say(&format!("published version {} of `{}`{served}\n", published.version, document.project.name))?;
         Ok(published.version)
     }
 
-    fn load(&self) -> anyhow::Result<Definitions> {
+    fn load(&self) -> anyhow::Result<Loaded> {
         let loaded = load(&self.dir, &|name| std::env::var(name).ok(), &check_provider);
-        loaded.map(|loaded| loaded.document).map_err(|errors| {
+        loaded.map_err(|errors| {
             let list: String = errors.iter().map(|error| format!("{error}\n")).collect();
             anyhow::anyhow!("{list}{} to correct in {}; nothing was published", errors.len(), self.dir.display())
         })
@@ -124,16 +129,19 @@ impl Apply {
     }
 }
 
-/// The body of a good answer.
-fn answer<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> anyhow::Result<T> {
+/// The body of a good answer. What a refusal says of the document is shown at its place in the folder.
+fn answer<T: DeserializeOwned>(status: StatusCode, body: &[u8], loaded: &Loaded) -> anyhow::Result<T> {
     if status.is_success() {
         return serde_json::from_slice(body).context("the answer is not Bellwether's: check --url");
     }
     let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
         bail!("the API answered {status}: check --url");
     };
-    let findings: String =
-        problem.findings.iter().map(|f| format!("{}: {}; {}\n", f.field, f.problem, f.remedy)).collect();
+    let findings = problem.findings.into_iter().map(|Found { field: path, line, column, problem, remedy }| {
+        let finding = Finding { path, line, column, problem, remedy };
+        loaded.locate(&finding).map_or_else(|| format!("{finding}\n"), |located| format!("{located}\n"))
+    });
+    let findings: String = findings.collect();
     bail!("{findings}{}\n  remedy: {}", problem.detail, problem.remedy)
 }
 

@@ -1,7 +1,8 @@
-//! `bellwether explain ID`: the whole story of one notification, in order, for a person. One line an entry: when, what, channel, why.
+//! `bellwether explain`: the whole story of one notification, or of all that an event caused for a member, in order, for a person.
+//! One line an entry: when, what, channel, why.
 
 use super::{Connection, mask, print, print_json};
-use crate::http::notifications::{Line, Story};
+use crate::http::notifications::{Line, Stories, Story};
 use clap::Args;
 use serde_json::Value;
 use uuid::Uuid;
@@ -10,7 +11,14 @@ use uuid::Uuid;
 #[derive(Args, Clone, Debug)]
 pub struct Explain {
     /// Notification.
-    pub id: Uuid,
+    #[arg(required_unless_present = "event")]
+    pub id: Option<Uuid>,
+    /// The `event_id` of the event that caused it.
+    #[arg(long, requires = "member", conflicts_with = "id")]
+    pub event: Option<Uuid>,
+    /// The member that the event is about.
+    #[arg(long, requires = "event")]
+    pub member: Option<String>,
     /// Where the API is.
     #[command(flatten)]
     pub connection: Connection,
@@ -22,12 +30,23 @@ impl Explain {
     /// # Errors
     /// The server cannot be reached, or knows no such notification.
     pub async fn run(self) -> anyhow::Result<()> {
-        let path = format!("/v1/notifications/{}", self.id);
-        let mut story: Story = self.connection.client()?.get(&path, &[]).await?;
-        for line in &mut story.story {
+        let client = self.connection.client()?;
+        let mut stories = match (self.id, self.event, &self.member) {
+            (Some(id), ..) => vec![client.get::<Story>(&format!("/v1/notifications/{id}"), &[]).await?],
+            (None, Some(event), Some(member)) => {
+                let query = [("event", &*event.to_string()), ("member", member)];
+                client.get::<Stories>("/v1/notifications", &query).await?.notifications
+            }
+            _ => anyhow::bail!("name a notification, or an event and a member"),
+        };
+        anyhow::ensure!(!stories.is_empty(), "nothing was decided about this event for this member, or not yet");
+        for line in stories.iter_mut().flat_map(|story| &mut story.story) {
             hide_addresses(&mut line.detail);
         }
-        if self.connection.json { print_json(&story) } else { print(&render(&story)) }
+        if self.connection.json {
+            return if self.id.is_some() { print_json(&stories[0]) } else { print_json(&stories) };
+        }
+        print(&stories.iter().map(render).collect::<Vec<_>>().join("\n"))
     }
 }
 

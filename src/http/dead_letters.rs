@@ -8,13 +8,15 @@ use super::{
     problem::{Problem, ProblemDocument},
     stats::days,
 };
+use crate::runtime::deliver::REPLAY_HEADER;
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bellwether_connectors::log::Append;
+use bellwether_processors::dead_letters::RETENTION;
 use bellwether_schemas::{
     Topic,
     codec::decode,
-    records::{DeadLetter, Reason},
+    records::{DeadLetter, Header, Reason},
     rows::{Read, Row, Span},
     tables::DeadLetterRow,
 };
@@ -364,21 +366,29 @@ impl Shared {
         Ok(rows)
     }
 
-    /// Appends the records as they were, then marks them. A crash between the two replays them once more at most: effects are idempotent.
+    /// Appends the records as they were but for a header that tells this replay from the first try and from other replays, then marks them.
+    /// A crash between the two leaves the header's value as it is, so what is replayed once more then is a duplicate to deliver.
     async fn replay(&self, rows: &[DeadLetterRow]) -> Result<(), Problem> {
         let mut appends = Vec::with_capacity(rows.len());
         for row in rows {
-            let DeadLetter { topic, key, payload, headers, .. } = decode(&row.record)?;
+            let DeadLetter { topic, key, payload, mut headers, .. } = decode(&row.record)?;
             let topic: Topic = topic.parse().map_err(|_| {
                 let detail =
                     format!("the dead letter {} came by the topic `{topic}`, which is no more", letter_id(row));
                 Problem::conflict(detail, "leave it out")
             })?;
+            headers.retain(|header| header.name != REPLAY_HEADER);
+            let replay = format!("{}/{}", row.id, row.replayed_at.map_or(0, |at| at.0));
+            headers.push(Header { name: REPLAY_HEADER.into(), value: replay.into_bytes() });
             appends.push(Append { topic, key, payload, headers });
         }
         self.api.log.append(appends).await?;
-        let now = Some(self.now());
-        let marks = rows.iter().map(|row| DeadLetterRow { replayed_at: now, ..row.clone() }.put());
+        let now = self.now();
+        let marks = rows.iter().map(|row| {
+            // Written anew, the row keeps the end that it had.
+            let left = RETENTION.saturating_sub(now.since(row.at));
+            DeadLetterRow { replayed_at: Some(now), ..row.clone() }.put_for(left)
+        });
         self.api.store.write(marks.collect()).await?;
         Ok(())
     }

@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bellwether_connectors::log::Append;
-use bellwether_processors::definitions::Compiled;
+use bellwether_processors::definitions::{self, Compiled};
 use bellwether_schemas::{Topic, codec::encode, definitions::Definitions, records::DefinitionSet};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -26,10 +26,23 @@ pub struct Finding {
     /// Where: `flows.order-placed.when`.
     #[schema(example = "flows.order-placed.when")]
     pub field: String,
+    /// Line within the text of that field, from 1, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Column within that line, from 1, in characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u32>,
     /// What is wrong.
     pub problem: String,
     /// What to do about it.
     pub remedy: String,
+}
+
+impl From<definitions::Finding> for Finding {
+    fn from(finding: definitions::Finding) -> Self {
+        let definitions::Finding { path, line, column, problem, remedy } = finding;
+        Self { field: path, line, column, problem, remedy }
+    }
 }
 
 /// Definitions with their version.
@@ -151,7 +164,7 @@ fn matches_version(headers: &HeaderMap, current: i32) -> Result<(), Problem> {
 }
 
 impl Shared {
-    fn definitions(&self, project: &str) -> Option<Arc<Compiled>> {
+    pub(super) fn definitions(&self, project: &str) -> Option<Arc<Compiled>> {
         self.api.definitions.borrow().get(project).cloned()
     }
 

@@ -4,7 +4,6 @@
 use super::{
     Shared,
     auth::{Caller, Scope},
-    cloudevents::{is_json, parse_binary, parse_structured, split_batch},
     problem::{FieldError, Problem, ProblemDocument},
 };
 use axum::{
@@ -13,7 +12,10 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
 };
-use bellwether_connectors::log::Append;
+use bellwether_connectors::{
+    events::{EventError, EventErrorKind, is_json, parse_batch, parse_binary, parse_structured},
+    log::Append,
+};
 use bellwether_schemas::{
     EventId, MemberKey, Topic,
     codec::{CodecError, encode},
@@ -57,7 +59,7 @@ pub struct RejectedEvent {
 
 /// An event as producers send it (CloudEvents 1.0, JSON format). Extension attributes are allowed and ignored.
 #[derive(ToSchema)]
-#[allow(dead_code)] // For the OpenAPI document alone: the reader is `cloudevents`.
+#[allow(dead_code)] // For the OpenAPI document alone: the reader is the connectors'.
 #[schema(example = json!({
     "specversion": "1.0", "id": "order-1001", "source": "/shop/orders", "type": "order.placed", "subject": "anna",
     "time": "2026-03-01T12:00:00Z", "data": {"order": "1001", "total": "59.90"}
@@ -180,33 +182,36 @@ fn judge(
     };
     match mode(headers, body)? {
         Mode::Batched => {
-            let elements = split_batch(body, shared.api.limits.batch_events)
-                .map_err(|e| Problem::malformed(e.field, e.detail, e.remedy))?;
-            answer.events.reserve(elements.len());
-            for (index, element) in elements.into_iter().enumerate() {
-                match parse_structured(element.get(), project, now) {
+            let events = parse_batch(body, shared.api.limits.batch_events, Some(project), now).map_err(refusal)?;
+            answer.events.reserve(events.len());
+            for (index, event) in events.enumerate() {
+                match event {
                     Ok(event) => take(event, &mut answer)?,
-                    Err(error) => answer.rejected.push(RejectedEvent { index, error }),
+                    Err(error) => answer.rejected.push(RejectedEvent { index, error: error.into() }),
                 }
             }
         }
-        Mode::Structured => {
-            let text = std::str::from_utf8(body)
-                .map_err(|e| Problem::malformed("body", format!("is not UTF-8: {e}"), "send JSON in UTF-8"))?;
-            take(parse_structured(text, project, now).map_err(single)?, &mut answer)?;
-        }
+        Mode::Structured => take(parse_structured(body, Some(project), now).map_err(refusal)?, &mut answer)?,
         Mode::Binary => {
-            let header = |name: &str| headers.get(name).map(axum::http::HeaderValue::as_bytes);
-            let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-            take(parse_binary(header, content_type, body, project, now).map_err(single)?, &mut answer)?;
+            let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            take(parse_binary(headers, body, Some(project), now).map_err(refusal)?, &mut answer)?;
         }
     }
     Ok((appends, answer))
 }
 
-/// A single event that cannot be read as a whole is malformed; one with a bad attribute is invalid.
-fn single(error: FieldError) -> Problem {
-    if error.field == "event" { Problem::malformed(error.field, error.detail, error.remedy) } else { error.into() }
+impl From<EventError> for FieldError {
+    fn from(error: EventError) -> Self {
+        Self::new(error.field, error.problem, error.remedy)
+    }
+}
+
+/// Why a whole request is refused: what cannot be read is malformed, a bad attribute is invalid.
+fn refusal(error: EventError) -> Problem {
+    match error.kind {
+        EventErrorKind::Malformed => Problem::malformed(error.field, error.problem, error.remedy),
+        _ => FieldError::from(error).into(),
+    }
 }
 
 fn append(event: &Event) -> Result<Append, CodecError> {

@@ -2,12 +2,11 @@
 //! A door: it checks, appends to the log and reads the store. Whom to tell what is decided elsewhere.
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
-//! [`idempotency`] (the same request twice), then one module a resource: [`events`] (with [`cloudevents`]), [`members`] (with
+//! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
 //! [`profile`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`webhooks`], [`probes`];
 //! [`openapi`] describes them all.
 
 pub mod auth;
-pub mod cloudevents;
 pub mod dead_letters;
 pub mod definitions;
 pub mod events;
@@ -187,6 +186,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/members/import", &["post"]),
     ("/v1/imports/{id}", &["get"]),
     ("/v1/imports/{id}/rejects", &["get"]),
+    ("/v1/notifications", &["get"]),
     ("/v1/notifications/{id}", &["get"]),
     ("/v1/stats", &["get"]),
     ("/v1/dead-letters", &["get"]),
@@ -213,6 +213,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/members/{id}", get(members::read).put(members::upsert).delete(members::remove))
         .route("/v1/imports/{id}", get(imports::progress))
         .route("/v1/imports/{id}/rejects", get(imports::rejects))
+        .route("/v1/notifications", get(notifications::of_event))
         .route("/v1/notifications/{id}", get(notifications::story))
         .route("/v1/stats", get(stats::figures))
         .route("/v1/dead-letters", get(dead_letters::list))

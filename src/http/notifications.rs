@@ -4,21 +4,24 @@
 use super::{
     Shared,
     auth::{Caller, Scope},
-    extract::Segment,
+    extract::{Params, Segment},
     problem::{Problem, ProblemDocument},
 };
 use axum::{Json, extract::State};
 use bellwether_schemas::{
-    records::{Outcome, ReceiptKind},
+    EventId, NotificationId,
+    records::{Outcome, Receipt, ReceiptKind},
     rows::{Read, Row},
     tables::StoryRow,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+/// Versions of a flow, the newest, whose notifications are looked for.
+const MAX_VERSIONS: i32 = 50;
 /// Most lines of a story that are read; a message that is tried and opened a lot has some dozens.
 const MAX_LINES: usize = 1_000;
 
@@ -75,26 +78,87 @@ pub async fn story(
     Segment(id): Segment<Uuid>,
 ) -> Result<Json<Story>, Problem> {
     caller.require(Scope::Notifications)?;
-    let read = Read { limit: Some(MAX_LINES), ..StoryRow::read_all(id) };
-    let mut rows = Vec::new();
-    for cells in shared.api.store.read(&[read]).await?.into_iter().flatten() {
-        rows.push(StoryRow::from_cells(cells)?);
-    }
-    // Another project's notification is as unknown as none.
-    rows.retain(|row| row.project == caller.project());
-    let Some(member) = rows.first().map(|row| row.member.clone()) else {
+    let story = shared.stories(&caller, &[id]).await?.pop().ok_or_else(|| {
         let remedy = "check the id; a notification is known once it was decided about";
-        return Err(Problem::not_found(format!("the project has no notification {id}"), remedy).at("id"));
-    };
-    rows.sort_by_key(|row| (row.at, row.kind != DECISION, rank(row), row.id));
-    let status = status(&rows).to_owned();
-    Ok(Json(Story { id, member, status, story: rows.into_iter().map(line).collect() }))
+        Problem::not_found(format!("the project has no notification {id}"), remedy).at("id")
+    })?;
+    Ok(Json(story))
+}
+
+/// Whose notifications of which event.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct OfEvent {
+    /// The `event_id` with which the event was accepted.
+    #[param(required = true)]
+    event: Option<Uuid>,
+    /// `client_user_id`: the event's subject.
+    #[param(required = true)]
+    member: Option<String>,
+}
+
+/// The notifications of one event to one member.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Stories {
+    /// One for each flow that the event triggers, and has decided about it by now.
+    pub notifications: Vec<Story>,
+}
+
+/// Tells what became of an event: the stories of its notifications to one member, by the flows of today's definitions.
+#[utoipa::path(
+    get, path = "/v1/notifications", tag = "notifications", security(("api_key" = ["notifications"])), params(OfEvent),
+    responses((status = 200, description = "The stories", body = Stories)),
+)]
+pub async fn of_event(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    Params(asked): Params<OfEvent>,
+) -> Result<Json<Stories>, Problem> {
+    caller.require(Scope::Notifications)?;
+    let missing =
+        |field: &'static str| Problem::invalid(field, format!("`{field}` is missing"), "give `event` and `member`");
+    let event = asked.event.ok_or_else(|| missing("event"))?;
+    let member = asked.member.ok_or_else(|| missing("member"))?;
+    let definitions = shared.definitions(caller.project());
+    let flows = definitions.iter().flat_map(|known| &known.document.flows);
+    // The id of a notification is made of its cause, so it needs no index to be found.
+    let of_flows = flows.flat_map(|(name, flow)| {
+        let newest = flow.version.saturating_sub(MAX_VERSIONS).max(0)..=flow.version;
+        newest.map(|version| NotificationId::derive(EventId(event), name, version, 0, &member))
+    });
+    let without_flow = NotificationId::derive(EventId(event), "", 0, 0, &member);
+    let ids: Vec<Uuid> = of_flows.chain([without_flow]).map(|id| id.0).collect();
+    Ok(Json(Stories { notifications: shared.stories(&caller, &ids).await? }))
+}
+
+impl Shared {
+    /// The stories that the caller's project has of these notifications. Another project's notification is as unknown as none.
+    async fn stories(&self, caller: &Caller, ids: &[Uuid]) -> Result<Vec<Story>, Problem> {
+        let reads: Vec<Read> =
+            ids.iter().map(|id| Read { limit: Some(MAX_LINES), ..StoryRow::read_all(*id) }).collect();
+        let mut stories = Vec::new();
+        for (id, cells) in ids.iter().zip(self.api.store.read(&reads).await?) {
+            let mut rows = cells.into_iter().map(StoryRow::from_cells).collect::<Result<Vec<_>, _>>()?;
+            rows.retain(|row| row.project == caller.project());
+            rows.sort_by_key(|row| (row.at, row.kind != DECISION, rank(row), row.id));
+            if let Some(member) = rows.first().map(|row| row.member.clone()) {
+                let status = status(&rows).to_owned();
+                stories.push(Story { id: *id, member, status, story: rows.into_iter().map(line).collect() });
+            }
+        }
+        Ok(stories)
+    }
 }
 
 const DECISION: &str = "decision";
 
-fn rank(row: &StoryRow) -> Option<u8> {
-    ReceiptKind::ALL.into_iter().find(|kind| row.kind != DECISION && kind.name() == row.outcome).map(ReceiptKind::rank)
+/// Where a receipt stands in a message's life. A failure that we found ourselves is behind us once the message was sent after all, by a replay.
+fn rank(row: &StoryRow) -> Option<(u8, bool)> {
+    let kind = ReceiptKind::ALL.into_iter().find(|kind| row.kind != DECISION && kind.name() == row.outcome)?;
+    let is_ours = || serde_json::from_str::<Receipt>(&row.detail).is_ok_and(|receipt| receipt.provider_id.is_none());
+    let is_failed = kind == ReceiptKind::Failed;
+    Some((if is_failed && is_ours() { ReceiptKind::Deferred.rank() } else { kind.rank() }, is_failed))
 }
 
 /// Where a notification stands. A duplicate that came later changes nothing.
@@ -113,5 +177,59 @@ fn line(row: StoryRow) -> Line {
         channel: row.channel,
         delivery: row.delivery,
         detail: serde_json::from_str(&row.detail).unwrap_or(Value::String(row.detail)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use bellwether_schemas::{Channel, DeliveryId, NotificationId, Timestamp, records::ErrorKind};
+
+    fn row(at: i64, kind: ReceiptKind, provider_id: Option<&str>) -> StoryRow {
+        let receipt = Receipt {
+            delivery: DeliveryId::default(),
+            notification: NotificationId::default(),
+            project: "shop".into(),
+            member: "anna".into(),
+            template: "order".into(),
+            channel: Channel::Sms,
+            kind,
+            at: Timestamp(at),
+            attempt: 1,
+            provider: "sms".into(),
+            provider_id: provider_id.map(Into::into),
+            error: (kind == ReceiptKind::Failed).then_some(ErrorKind::Rejected),
+            detail: None,
+            address: None,
+        };
+        StoryRow {
+            notification: Uuid::nil(),
+            id: Uuid::from_u128(u128::try_from(at).unwrap()),
+            project: "shop".into(),
+            member: "anna".into(),
+            at: Timestamp(at),
+            kind: "receipt".into(),
+            outcome: kind.name().into(),
+            delivery: None,
+            channel: Some("sms".into()),
+            detail: serde_json::to_string(&receipt).unwrap(),
+            position: "receipts/0/0".into(),
+        }
+    }
+
+    #[test]
+    fn where_a_message_stands() {
+        use ReceiptKind::{Deferred, Delivered, Failed, Sent};
+        for (what, told, status) in [
+            ("tried in vain", vec![(Deferred, None), (Failed, None)], "failed"),
+            ("failed with us, replayed, sent", vec![(Failed, None), (Sent, Some("SM1"))], "sent"),
+            ("taken, then failed at the provider", vec![(Sent, Some("SM1")), (Failed, Some("SM1"))], "failed"),
+            ("the provider's word overtook ours", vec![(Failed, Some("SM1")), (Sent, Some("SM1"))], "failed"),
+            ("a late `sent`", vec![(Delivered, Some("SM1")), (Sent, Some("SM1"))], "delivered"),
+        ] {
+            let rows: Vec<_> = (1..).zip(told).map(|(at, (kind, id))| row(at, kind, id)).collect();
+            assert_eq!(super::status(&rows), status, "{what}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use utoipa::{
         super::events::accept,
         super::members::read, super::members::upsert, super::members::remove,
         super::imports::import, super::imports::progress, super::imports::rejects,
-        super::notifications::story,
+        super::notifications::of_event, super::notifications::story,
         super::stats::figures,
         super::dead_letters::list, super::dead_letters::show, super::dead_letters::replay,
         super::definitions::read, super::definitions::publish,

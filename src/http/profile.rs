@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::{collections::BTreeMap, sync::LazyLock};
 
 /// Most bytes of a member's id (`client_user_id`); the same as of an event's `subject`.
-pub const MAX_ID_BYTES: usize = super::cloudevents::MAX_SUBJECT_BYTES;
+pub const MAX_ID_BYTES: usize = bellwether_connectors::events::MAX_SUBJECT_BYTES;
 /// Most bytes of an e-mail address (RFC 5321 section 4.5.3.1.3, less the angle brackets).
 pub const MAX_EMAIL_BYTES: usize = 254;
 /// Most bytes of the attributes, as JSON.
@@ -55,10 +55,10 @@ pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, 
         match name.as_str() {
             "email" => drop(patch.addresses.insert(Channel::Email, addresses(&name, value, email)?)),
             "phone" => {
-                drop(patch.addresses.insert(Channel::Sms, addresses(&name, value, |v| phone(&name, v, region))?));
+                drop(patch.addresses.insert(Channel::Sms, addresses(&name, value, |v| phone(v, region))?));
             }
             "whatsapp" => {
-                drop(patch.addresses.insert(Channel::Whatsapp, addresses(&name, value, |v| phone(&name, v, region))?));
+                drop(patch.addresses.insert(Channel::Whatsapp, addresses(&name, value, |v| phone(v, region))?));
             }
             "telegram" => drop(patch.addresses.insert(Channel::Telegram, addresses(&name, value, chat)?)),
             "app_push" => drop(patch.addresses.insert(Channel::AppPush, addresses(&name, value, app_token)?)),
@@ -99,7 +99,7 @@ fn addresses(
             let remedy = "send a JSON string, a list of them, or null to remove all";
             return Err(FieldError::new(field, "is not a string", remedy));
         };
-        let address = normal(&address)?;
+        let address = normal(&address).map_err(|error| FieldError { field: field.to_owned(), ..error })?;
         if !list.contains(&address) {
             list.push(address);
         }
@@ -165,13 +165,13 @@ pub fn email(text: &str) -> Result<String, FieldError> {
 ///
 /// # Errors
 /// It is not one.
-pub fn phone(field: &str, text: &str, region: Option<&str>) -> Result<String, FieldError> {
+pub fn phone(text: &str, region: Option<&str>) -> Result<String, FieldError> {
     let bad = |detail: &str| {
         let remedy = match region {
             Some(region) => format!("send it in international form, like `+4915112345678`, or as dialled in {region}"),
             None => "send it in international form, like `+4915112345678`, or set the project's default_region".into(),
         };
-        FieldError::new(field, detail, remedy)
+        FieldError::new("phone", detail, remedy)
     };
     // Longer than any writing of 15 digits; and the character set keeps the grammar of extensions and letters out.
     if text.len() > 32 || text.chars().any(|c| !(c.is_ascii_digit() || "+()-./ ".contains(c))) {
@@ -180,7 +180,7 @@ pub fn phone(field: &str, text: &str, region: Option<&str>) -> Result<String, Fi
     let region = region.map(|region| {
         let unknown = || {
             FieldError::new(
-                field,
+                "phone",
                 format!("cannot be read in the region `{region}`"),
                 "correct the project's default_region (ISO 3166-1 alpha-2)",
             )
@@ -338,7 +338,8 @@ mod tests {
     fn absent_stays_and_null_goes() {
         assert_eq!(check(json!({})).unwrap(), Patch::default());
         let patch = check(json!({"email": null, "phone": null, "channels": null})).unwrap();
-        assert_eq!((patch.email, patch.phone, patch.locale), (Some(None), Some(None), None));
+        assert_eq!(patch.addresses, [(Channel::Email, vec![]), (Channel::Sms, vec![])].into());
+        assert_eq!(patch.locale, None);
         assert_eq!(patch.channels, Some(None));
     }
 

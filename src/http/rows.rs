@@ -11,6 +11,8 @@ pub const MAX_ROW_BYTES: usize = 64 * 1_024;
 /// Bytes of a rejected row that are kept.
 pub const MAX_RAW_BYTES: usize = 4_096;
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// How an import is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -45,6 +47,8 @@ pub struct Row {
 pub struct Rows {
     format: Format,
     columns: Option<Vec<Column>>,
+    /// Whether the byte order mark was looked for.
+    begun: bool,
     buffer: Vec<u8>,
     /// Bytes of the buffer that are done.
     done: usize,
@@ -67,7 +71,16 @@ impl Rows {
     /// An empty stream.
     #[must_use]
     pub const fn new(format: Format) -> Self {
-        Self { format, columns: None, buffer: Vec::new(), done: 0, line: 1, ended: false, skipping: false }
+        Self {
+            format,
+            columns: None,
+            begun: false,
+            buffer: Vec::new(),
+            done: 0,
+            line: 1,
+            ended: false,
+            skipping: false,
+        }
     }
 
     /// Takes in the next bytes.
@@ -91,8 +104,11 @@ impl Rows {
             if self.skipping && !self.skip() {
                 return Ok(None);
             }
-            if self.line == 1 && self.done == 0 && self.buffer.starts_with(b"\xef\xbb\xbf") {
-                self.done = 3;
+            if !self.begun && self.line == 1 && self.buffer.len() >= BYTE_ORDER_MARK.len() {
+                self.begun = true;
+                if self.buffer.starts_with(BYTE_ORDER_MARK) {
+                    self.done = BYTE_ORDER_MARK.len();
+                }
             }
             let (line, rest) = (self.line, &self.buffer[self.done..]);
             let cut = match self.format {
@@ -251,7 +267,7 @@ enum Column {
 }
 
 const COLUMNS: &str =
-    "name the columns id, email, phone, locale, time_zone, channels, opt_ins.CHANNEL, attributes.NAME, attributes";
+    "name the columns id, email, phone, whatsapp, telegram, app_push, webhook, locale, time_zone, channels, opt_ins.CHANNEL, attributes.NAME, attributes";
 
 fn header(fields: Vec<Vec<u8>>) -> Result<Vec<Column>, FieldError> {
     let bad = |detail: String| FieldError::new("header", detail, COLUMNS);
@@ -263,6 +279,10 @@ fn header(fields: Vec<Vec<u8>>) -> Result<Vec<Column>, FieldError> {
             "id" | "client_user_id" => Column::Id,
             "email" => Column::Text("email"),
             "phone" => Column::Text("phone"),
+            "whatsapp" => Column::Text("whatsapp"),
+            "telegram" => Column::Text("telegram"),
+            "app_push" => Column::Text("app_push"),
+            "webhook" => Column::Text("webhook"),
             "locale" => Column::Text("locale"),
             "time_zone" => Column::Text("time_zone"),
             "channels" => Column::Channels,
@@ -408,6 +428,14 @@ mod tests {
             });
             assert_eq!(fields, expected);
             assert!(rows[1].read.clone().unwrap().fields.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_one_byte_order_mark_is_dropped_however_it_comes() {
+        for step in [1, 3, 4, 100] {
+            let error = all(Format::Csv, "\u{feff}\u{feff}id\n".as_bytes(), step).unwrap_err();
+            assert!(error.detail.contains("`\u{feff}id`"), "{step}: {error}");
         }
     }
 

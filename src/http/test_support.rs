@@ -404,6 +404,8 @@ impl House {
             validate: Arc::new(|document| {
                 let bad = document.flows.keys().map(|name| Finding {
                     field: format!("flows.{name}"),
+                    line: None,
+                    column: None,
                     problem: "is not liked".into(),
                     remedy: "leave it out".into(),
                 });

@@ -6,8 +6,10 @@ use super::{
     ROUTES,
     test_support::{Answer, House, JSON, NOW, shop},
 };
+use crate::runtime::deliver::REPLAY_HEADER;
+use bellwether_processors::dead_letters::RETENTION;
 use bellwether_schemas::{
-    EventId, Topic,
+    Channel, EventId, NotificationId, Topic,
     codec::encode,
     ids::EntryId,
     member::Patch,
@@ -214,7 +216,7 @@ async fn a_member_is_created_changed_read_and_removed() {
     assert!(commands.iter().all(|c| c.project == "shop" && c.member == "anna/b" && c.at == NOW));
     assert_eq!((commands[0].actor.as_str(), commands[2].actor.as_str()), ("all", "members"));
     let patch: Patch = serde_json::from_str(commands[1].patch.as_deref().unwrap()).unwrap();
-    assert_eq!(patch, Patch { locale: Some(Some("de-DE".into())), phone: Some(None), ..Patch::default() });
+    assert_eq!(patch, Patch { locale: Some(Some("de-DE".into())), addresses: [(Channel::Sms, vec![])].into(), ..Patch::default() });
 }
 
 #[tokio::test]
@@ -357,6 +359,14 @@ async fn a_story_is_told_in_order_and_its_status_is_the_furthest_receipt() {
         answer.body["story"].as_array().unwrap().iter().map(|line| line["outcome"].as_str().unwrap()).collect();
     assert_eq!(told, ["routed", "deferred", "duplicate", "delivered", "sent"]);
     assert_eq!(answer.body["story"][3]["detail"], json!({"n": 10}));
+
+    let event = EventId::derive("shop", "/shop", "7");
+    let notification = NotificationId::derive(event, "", 0, 0, "anna").0;
+    house.store.put(StoryRow { notification, ..story_row(9, 0, "decision", "no_flow") });
+    let of = async |member: &str| house.get(&format!("/v1/notifications?event={event}&member={member}")).await.body;
+    assert_eq!(of("anna").await["notifications"][0]["status"], "no_flow");
+    assert_eq!(of("bert").await["notifications"], json!([]));
+    house.get("/v1/notifications?event=7&member=anna").await.problem(400, "query");
     house.call(Method::GET, &path, "other", &[], "").await.problem(404, "id");
 }
 
@@ -457,6 +467,12 @@ async fn dead_letters_are_listed_shown_and_replayed_as_they_were() {
     assert_eq!((&answer.body["replayed"], answer.body["unknown"].as_array().unwrap().len()), (&json!(2), 1));
     let again = &house.log.appended(Topic::Events)[0];
     assert_eq!((again.key.as_slice(), again.headers[0].value.as_slice()), (&b"shop/anna"[..], &b"x"[..]));
+    assert_eq!(again.headers[1].name, REPLAY_HEADER, "deliver tells it from the first try");
+    let left: Vec<_> = house.store.ttls::<DeadLetterRow>().into_iter().flatten().collect();
+    assert!(
+        left.len() == 2 && left.iter().all(|ttl| *ttl <= RETENTION),
+        "replayed rows end when they would have: {left:?}"
+    );
     assert_eq!(String::from_utf8(again.payload.clone()).unwrap(), shown.body["payload"].as_str().unwrap());
     assert_eq!(house.get(&format!("/v1/dead-letters/{}", ids[0])).await.body["replayed_at"], "2026-03-01T12:00:00Z");
 
@@ -466,6 +482,12 @@ async fn dead_letters_are_listed_shown_and_replayed_as_they_were() {
         (&json!(148), &json!(2), &Value::Null)
     );
     assert_eq!(house.log.appended(Topic::Events).len(), 150);
+
+    house.post("/v1/dead-letters/replay", &json!({"ids": [ids[0]]})).await;
+    let events = house.log.appended(Topic::Events);
+    let (first, second) = (&events[0].headers, &events[150].headers);
+    assert_eq!((first.len(), second.len()), (2, 2));
+    assert_ne!(first[1].value, second[1].value, "a second replay is another try");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::runtime::{
     retry::until_available,
     sinks::{Outlet, Sinks},
     stages::project_in_key,
-    worker::{Context, Fatal, dead_letter, encode, malformed},
+    worker::{Context, Fatal, encode, malformed},
 };
 use bellwether_connectors::{
     channels::{Accepted, Message, SendError},
@@ -44,6 +44,10 @@ pub struct Deliverer {
     sinks: Arc<Sinks>,
     /// Records that may be here at once: arrived and not settled.
     window: usize,
+    /// Partitions of the channel's topics, all instances together.
+    partitions: usize,
+    /// How many of them were ours when the providers' pace was set.
+    sharing: Option<usize>,
     books: BTreeMap<TopicPartition, Book>,
     /// Claimed and not yet started, the transactional lane first.
     ready: [VecDeque<Job>; 2],
@@ -104,7 +108,13 @@ impl Deliverer {
         let topics = Lane::ALL.map(|lane| Topic::Deliveries(channel, lane));
         let group = group(channel);
         let consumer = until_available("log", &context.stop, || context.log.subscribe(&group, &topics)).await?;
+        let mut partitions = 0;
+        for topic in topics {
+            partitions += until_available("log", &context.stop, || context.log.bounds(topic)).await?.len();
+        }
         Ok(Self {
+            partitions,
+            sharing: None,
             channel,
             context,
             consumer,
@@ -141,6 +151,10 @@ impl Deliverer {
     pub async fn step(&mut self, wait: Duration) -> Result<(), Fatal> {
         // A loop that always finds something to do would otherwise never give its thread away.
         tokio::task::coop::consume_budget().await;
+        if self.sharing != Some(self.books.len()) {
+            self.sharing = Some(self.books.len());
+            self.sinks.set_share(self.channel, self.books.len() as f64 / self.partitions.max(1) as f64);
+        }
         while let Some(called) = self.calls.try_join_next() {
             self.finish(called);
         }
@@ -302,11 +316,8 @@ impl Deliverer {
     /// An offset is done: its records go out with the next flush.
     fn end(&mut self, at: TopicPartition, offset: u64, record: &LogRecord, mut output: Output) {
         if let Some(refusal) = output.refused.take() {
-            let metrics = &self.context.metrics;
-            metrics.dead_letters.with_label_values(&[NAME, refusal.reason.name()]).inc();
-            tracing::warn!(processor = NAME, position = %record.position, reason = refusal.reason.name(), "dead letter");
             let (project, now) = (project_in_key(&record.key), self.context.clock.now());
-            output.records.push(Record::DeadLetter(dead_letter(NAME, record, refusal, project, now)));
+            output.records.push(self.context.dead_letter(NAME, record, refusal, project, now));
         }
         self.ended.push(Ended { at, offset, records: output.records });
     }
@@ -329,7 +340,7 @@ impl Deliverer {
             Ok(accepted) => {
                 let took = now.since(job.delivery.accepted_at).as_secs_f64();
                 self.context.metrics.end_to_end_of(channel, lane).observe(took);
-                Tried::Accepted(accepted.provider_id)
+                Tried::Accepted { provider_id: accepted.provider_id, moved_to: accepted.moved_to }
             }
             Err(SendError { kind, detail, after, .. }) => Tried::Failed { kind, detail, after },
         };

@@ -88,7 +88,7 @@ impl Consumer for MeteredConsumer {
     }
 }
 
-/// A store that counts: `read` (reads), `write` (partitions written: one mutation each), `compare_and_set` and `scan` (calls).
+/// A store that counts: `read` (partitions asked for; neighbours in a call count once), `write` (partitions written: one mutation each), `compare_and_set` and `scan` (calls).
 #[derive(Debug)]
 pub struct MeteredStore {
     inner: Arc<dyn Store>,
@@ -110,7 +110,8 @@ impl MeteredStore {
 #[async_trait]
 impl Store for MeteredStore {
     async fn read(&self, reads: &[Read]) -> Result<Vec<Vec<Cells>>, StoreError> {
-        self.read.inc_by(reads.len() as u64);
+        let partitions = reads.chunk_by(|a, b| (a.table, &a.partition) == (b.table, &b.partition)).count();
+        self.read.inc_by(partitions as u64);
         self.inner.read(reads).await
     }
     async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {

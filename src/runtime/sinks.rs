@@ -5,7 +5,7 @@ use bellwether_connectors::channels::{
     self, Accepted, Message, SendError,
     pacing::{Paced, Permit},
 };
-use bellwether_schemas::{definitions::Provider, records::ErrorKind};
+use bellwether_schemas::{Channel, definitions::Provider, records::ErrorKind};
 use prometheus::IntGauge;
 use std::{
     collections::HashMap,
@@ -22,6 +22,8 @@ pub struct Sinks {
     metrics: Metrics,
     build: Build,
     outlets: Mutex<HashMap<(String, String), Arc<Outlet>>>,
+    /// Of each channel's partitions, the part that is ours: as much of every provider's limit is ours, too.
+    shares: Mutex<HashMap<Channel, f64>>,
 }
 
 /// Makes a sink of a provider.
@@ -55,19 +57,40 @@ impl Sinks {
     /// With sinks made elsewhere: for simulations and benches.
     #[must_use]
     pub fn with(metrics: Metrics, build: Build) -> Self {
-        Self { metrics, build, outlets: Mutex::default() }
+        Self { metrics, build, outlets: Mutex::default(), shares: Mutex::default() }
+    }
+
+    /// Tells how much of a channel's partitions is ours, 0 to 1: the providers of the channel are called at that part of their limit, so that
+    /// all instances together keep it.
+    pub fn set_share(&self, channel: Channel, share: f64) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.insert(channel, share);
+        let outlets = self.outlets.lock().unwrap_or_else(PoisonError::into_inner);
+        for paced in outlets.values().filter_map(|outlet| outlet.paced.as_ref().ok()) {
+            if paced.channel() == channel {
+                paced.set_share(share);
+            }
+        }
     }
 
     /// The outlet of a provider as it is defined now.
     #[must_use]
     pub fn outlet(&self, project: &str, name: &str, provider: &Provider) -> Arc<Outlet> {
+        // Both locks in the order of `set_share`, so that no new outlet misses a change.
+        let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let mut outlets = self.outlets.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (project.to_owned(), name.to_owned());
         if let Some(outlet) = outlets.get(&key).filter(|outlet| outlet.provider == *provider) {
             return Arc::clone(outlet);
         }
         let paced = (self.build)(provider)
-            .map(|sink| Paced::new(sink, provider.rate_per_second))
+            .map(|sink| {
+                let share = shares.get(&sink.channel()).copied();
+                let paced = Paced::new(sink, provider.rate_per_second);
+                // Nobody has told yet: whoever asks for an outlet without partitions, as a check does, has all of it.
+                paced.set_share(share.unwrap_or(1.0));
+                paced
+            })
             .map_err(|error| error.to_string())
             .inspect_err(|error| tracing::error!(project, provider = name, error, "provider not usable"));
         let label = format!("{project}/{name}");

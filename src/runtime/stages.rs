@@ -2,10 +2,7 @@
 
 use crate::runtime::worker::malformed;
 use async_trait::async_trait;
-use bellwether_connectors::{
-    events::{EventDecoder, EventErrorKind},
-    log::LogRecord,
-};
+use bellwether_connectors::{events::EventDecoder, log::LogRecord};
 use bellwether_processors::{
     Processor,
     dead_letters::{DeadLetters, Kept},
@@ -20,7 +17,7 @@ use bellwether_processors::{
 use bellwether_schemas::{
     Lane, Timestamp, Topic,
     codec::{Encoded, decode},
-    records::{Event, MemberCommand, Notification, Reason},
+    records::{Event, MemberCommand, Notification},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -96,15 +93,9 @@ impl Stage for FlowStage {
         Flow { projects: self.projects.borrow().clone() }
     }
     async fn decode(&self, record: &LogRecord, now: Timestamp) -> Result<Event, Undecoded> {
-        self.decoder.decode(record, now).await.map_err(|error| {
-            let reason = match error.kind {
-                EventErrorKind::Unavailable => return Undecoded::Unavailable(error.to_string()),
-                EventErrorKind::Malformed => Reason::Malformed,
-                EventErrorKind::Invalid => Reason::Invalid,
-                EventErrorKind::UnknownSchema => Reason::UnknownSchema,
-                EventErrorKind::TooLarge => Reason::TooLarge,
-            };
-            Undecoded::Refused(Refusal::new(reason, error.to_string()))
+        self.decoder.decode(record, now).await.map_err(|error| match error.reason() {
+            Some(reason) => Undecoded::Refused(Refusal::new(reason, error.to_string())),
+            None => Undecoded::Unavailable(error.to_string()),
         })
     }
     fn project_of(&self, record: &LogRecord) -> String {

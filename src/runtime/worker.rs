@@ -43,6 +43,36 @@ pub struct Context {
     pub stop: CancellationToken,
 }
 
+impl Context {
+    /// Counts, logs and keeps whole a record that could not be read or decided.
+    #[must_use]
+    pub fn dead_letter(
+        &self,
+        name: &str,
+        record: &LogRecord,
+        refusal: Refusal,
+        project: String,
+        now: Timestamp,
+    ) -> Record {
+        tracing::warn!(processor = name, position = %record.position, reason = refusal.reason.name(), "dead letter");
+        self.metrics.dead_letters.with_label_values(&[name, refusal.reason.name()]).inc();
+        Record::DeadLetter(DeadLetter {
+            id: DeadLetter::id_at(name, record.position),
+            project,
+            at: now,
+            processor: name.to_owned(),
+            reason: refusal.reason,
+            detail: refusal.detail,
+            topic: record.position.topic.name().to_owned(),
+            partition: i32::try_from(record.position.partition).unwrap_or(i32::MAX),
+            offset: i64::try_from(record.position.offset).unwrap_or(i64::MAX),
+            key: record.key.to_vec(),
+            payload: record.payload.to_vec(),
+            headers: record.headers.clone(),
+        })
+    }
+}
+
 /// Why a loop ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
@@ -233,12 +263,9 @@ impl<S: Stage> Worker<S> {
     }
 
     fn dead_letter(&self, record: &LogRecord, refusal: Refusal, now: Timestamp) -> Option<Record> {
-        let name = S::P::NAME;
-        tracing::warn!(processor = name, position = %record.position, reason = refusal.reason.name(), "dead letter");
-        self.context.metrics.dead_letters.with_label_values(&[name, refusal.reason.name()]).inc();
+        let letter = self.context.dead_letter(S::P::NAME, record, refusal, self.stage.project_of(record), now);
         // A dead letter that cannot be kept stays on its topic; a dead letter about it would come back here for ever.
-        (record.position.topic != Topic::DeadLetters)
-            .then(|| Record::DeadLetter(dead_letter(name, record, refusal, self.stage.project_of(record), now)))
+        (record.position.topic != Topic::DeadLetters).then_some(letter)
     }
 
     /// Reads the needs of all inputs together, then decides in order.
@@ -352,25 +379,6 @@ impl Decided {
         self.after.extend(output.after.into_iter().map(keyed));
         self.records.extend(output.records);
         self.more |= output.more;
-    }
-}
-
-/// A record that could not be read or decided, kept whole.
-#[must_use]
-pub fn dead_letter(name: &str, record: &LogRecord, refusal: Refusal, project: String, now: Timestamp) -> DeadLetter {
-    DeadLetter {
-        id: DeadLetter::id_at(name, record.position),
-        project,
-        at: now,
-        processor: name.to_owned(),
-        reason: refusal.reason,
-        detail: refusal.detail,
-        topic: record.position.topic.name().to_owned(),
-        partition: i32::try_from(record.position.partition).unwrap_or(i32::MAX),
-        offset: i64::try_from(record.position.offset).unwrap_or(i64::MAX),
-        key: record.key.to_vec(),
-        payload: record.payload.to_vec(),
-        headers: record.headers.clone(),
     }
 }
 

@@ -1,31 +1,47 @@
-//! Runs the fuzz targets. It must not hide a finding: the first crash ends it, and its input is kept by cargo-fuzz under `fuzz/artifacts`.
+//! Runs the fuzz targets. It must not hide a finding: the first crash ends it, and its input is kept under `fuzz/artifacts`.
 
-use crate::packages;
-use anyhow::{Context as _, bail, ensure};
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
+use crate::test::cargo;
+use anyhow::{Context as _, ensure};
+use std::{fs, path::Path, process::Command};
 
-/// Runs every `fuzz/fuzz_targets/*.rs` for `seconds`.
-pub(crate) fn run(root: &Path, seconds: u32) -> anyhow::Result<()> {
-    let targets = targets(root)?;
-    ensure_nightly()?;
-    if packages::find("cargo-fuzz").is_none() && !succeeds("cargo", &["fuzz", "--version"]) {
-        println!("installing cargo-fuzz");
-        check(Command::new("cargo").args(["install", "--locked", "cargo-fuzz"]), "cargo install cargo-fuzz")?;
+/// Runs one target, or all, each for `seconds`.
+pub(crate) fn run(root: &Path, seconds: u32, only: Option<&str>) -> anyhow::Result<()> {
+    let mut chosen = commands(root, seconds)?;
+    if let Some(only) = only {
+        chosen.retain(|(target, _)| target == only);
+        ensure!(!chosen.is_empty(), "no target `{only}`: there are {}", targets(root)?.join(", "));
     }
-    for target in targets {
+    for (target, mut command) in chosen {
         println!("== fuzz {target}, {seconds} s");
-        let limit = format!("-max_total_time={seconds}");
-        let mut command = Command::new("rustup");
-        command.args(["run", "nightly", "cargo", "fuzz", "run", &target, "--", &limit, "-print_final_stats=1"]);
-        // cargo hands its own toolchain to what it starts; the fuzzer needs another.
-        command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTDOC");
-        check(command.current_dir(root), &format!("fuzz target {target}"))?;
+        let status = command.status().context("cargo")?;
+        ensure!(status.success(), "fuzz target {target}: {status}; its input is in fuzz/artifacts/{target}");
     }
     Ok(())
+}
+
+/// For each `fuzz/fuzz_targets/*.rs` what builds it and runs it for `seconds`.
+///
+/// # Errors
+/// There is no target, or no folder can be made for what one finds.
+pub(crate) fn commands(root: &Path, seconds: u32) -> anyhow::Result<Vec<(String, Command)>> {
+    targets(root)?.into_iter().map(|target| Ok((target.clone(), command(root, &target, seconds)?))).collect()
+}
+
+/// It begins with the target's seeds and with what earlier runs found interesting.
+fn command(root: &Path, target: &str, seconds: u32) -> anyhow::Result<Command> {
+    let folder = root.join("fuzz");
+    let [corpus, seeds, artifacts] = ["corpus", "seeds", "artifacts"].map(|part| folder.join(part).join(target));
+    for made in [&corpus, &artifacts] {
+        fs::create_dir_all(made).with_context(|| made.display().to_string())?;
+    }
+    let mut command = cargo(root, &["test", "--quiet", "--workspace", "--test", &format!("fuzz_{target}"), "--"]);
+    command.env("RUSTC_WORKSPACE_WRAPPER", folder.join("instrument")).arg(corpus);
+    if seeds.is_dir() {
+        command.arg(seeds);
+    }
+    command.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    command.args([&format!("-max_total_time={seconds}"), "-timeout=10", "-verbosity=0", "-print_final_stats=1"]);
+    Ok(command)
 }
 
 /// Names of the targets, sorted.
@@ -44,27 +60,6 @@ fn targets(root: &Path) -> anyhow::Result<Vec<String>> {
     ensure!(!names.is_empty(), "{} holds no target", folder.display());
     names.sort();
     Ok(names)
-}
-
-fn ensure_nightly() -> anyhow::Result<()> {
-    if succeeds("rustup", &["run", "nightly", "rustc", "--version"]) {
-        return Ok(());
-    }
-    bail!(
-        "the fuzzer's instrumentation needs a nightly compiler: run `rustup toolchain install nightly --profile minimal`"
-    )
-}
-
-fn succeeds(program: &str, arguments: &[&str]) -> bool {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
-fn check(command: &mut Command, what: &str) -> anyhow::Result<()> {
-    let status = command.stdin(Stdio::null()).status().with_context(|| what.to_owned())?;
-    ensure!(status.success(), "{what}: {status}");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -57,10 +57,12 @@ enum Chore {
     Counterparts,
     /// Write `examples/shop` anew.
     Example,
-    /// Run each target in `fuzz/fuzz_targets` for a while (cargo-fuzz, nightly compiler).
+    /// Run each target in `fuzz/fuzz_targets` for a while.
     Fuzz {
+        /// The only one to run.
+        target: Option<String>,
         /// Seconds for each target.
-        #[arg(default_value_t = 60)]
+        #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
 }
@@ -88,7 +90,7 @@ fn run(chore: Chore) -> anyhow::Result<ExitCode> {
             counterparts::fetch(&root, set.home()).map(|()| ExitCode::SUCCESS)
         }
         Chore::Example => example::run(&root).map(|()| ExitCode::SUCCESS),
-        Chore::Fuzz { seconds } => fuzz::run(&root, seconds).map(|()| ExitCode::SUCCESS),
+        Chore::Fuzz { target, seconds } => fuzz::run(&root, seconds, target.as_deref()).map(|()| ExitCode::SUCCESS),
     }
 }
 

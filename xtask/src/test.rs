@@ -1,7 +1,7 @@
 //! Everything that must pass before a change is taken, in one order, with one exit code. It must leave no service running that it started.
 
 use crate::{
-    counterparts, packages,
+    counterparts, fuzz, packages,
     services::{Service, Set},
     signals::{self, Foreground},
     summary::Summary,
@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Seconds for each fuzz target: long enough to run its seeds and their neighbours. A long run is `cargo xtask fuzz`.
+const FUZZ_SECONDS: u32 = 5;
 /// Exit code of a step that could not be run at all.
 const BROKEN: u8 = 1;
 
@@ -23,6 +25,7 @@ const BROKEN: u8 = 1;
 pub(crate) fn run(root: &Path, fast: bool, reuse: bool) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let set = Set::from_environment(root, reuse)?;
+    let fuzzers = fuzz::commands(root, FUZZ_SECONDS)?;
     let started = Started::default();
     let mut steps = Steps::default();
     let (set_there, started_there, foreground) = (set.clone(), started.clone(), steps.foreground.clone());
@@ -49,6 +52,9 @@ pub(crate) fn run(root: &Path, fast: bool, reuse: bool) -> anyhow::Result<ExitCo
     let summary = steps.tests(root, if fast { FAST } else { ALL });
     if !fast {
         steps.check("services down", || started.stop(&set));
+        for (target, mut command) in fuzzers {
+            steps.run(&format!("fuzz {target}"), &mut command);
+        }
     }
     Ok(steps.close(summary, begin.elapsed()))
 }
@@ -196,7 +202,8 @@ fn count(mut output: impl std::io::BufRead, summary: &mut Summary) -> anyhow::Re
     Ok(())
 }
 
-fn cargo(root: &Path, arguments: &[&str]) -> Command {
+/// Cargo in the workspace's folder.
+pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let mut command = command(root, &env::var("CARGO").unwrap_or_else(|_| "cargo".into()), arguments);
     command.env("RUSTDOCFLAGS", "-D warnings");
     command

@@ -265,13 +265,13 @@ pub fn channel_of(kind: &str) -> Option<Channel> {
     KINDS.into_iter().find(|(known, _)| *known == kind).map(|(_, channel)| channel)
 }
 
-/// Whether a kind of provider reaches this address of its channel: of those that share a channel the address decides.
+/// What the addresses that a kind of provider reaches begin with: kinds that share a channel are chosen by it. Empty for all of the channel.
 #[must_use]
-pub fn serves(kind: &str, address: &str) -> bool {
+pub fn prefix_of(kind: &str) -> &'static str {
     match kind {
-        fcm::KIND => address.starts_with(fcm::PREFIX),
-        apns::KIND => address.starts_with(apns::PREFIX),
-        _ => true,
+        fcm::KIND => fcm::PREFIX,
+        apns::KIND => apns::PREFIX,
+        _ => "",
     }
 }
 
@@ -594,7 +594,7 @@ mod tests {
             ("smtp", "fcm:x", true),
             ("web_push", "{}", true),
         ] {
-            assert_eq!(serves(kind, address), expected, "{kind} {address}");
+            assert_eq!(address.starts_with(prefix_of(kind)), expected, "{kind} {address}");
         }
     }
 

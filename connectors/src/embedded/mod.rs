@@ -49,6 +49,8 @@ pub struct EmbeddedOptions {
     pub cache_bytes: u64,
     /// Bytes of the log's write buffer. As many again are in memory while one is being flushed.
     pub log_buffer_bytes: u64,
+    /// Bytes of the newest records that stay in memory, so that consumers at the end of the log need no look-up.
+    pub log_tail_bytes: usize,
     /// Bytes of the write buffer of each table of the store.
     pub table_buffer_bytes: u64,
     /// Wait for the disk before acknowledging. `false` is for simulations only: nothing survives a power cut, and everything
@@ -68,8 +70,9 @@ pub struct EmbeddedOptions {
 impl Default for EmbeddedOptions {
     fn default() -> Self {
         Self {
-            cache_bytes: 16 << 20,
+            cache_bytes: 8 << 20,
             log_buffer_bytes: 8 << 20,
+            log_tail_bytes: 4 << 20,
             table_buffer_bytes: 4 << 20,
             sync: true,
             session_timeout_ms: 30_000,
@@ -175,8 +178,9 @@ impl From<fjall::Error> for StoreError {
 /// Journals that are kept until everything in them is flushed to tables. The least that fjall allows is 64 MiB.
 const JOURNAL_BYTES: u64 = 128 << 20;
 
-/// Threads for flushing and compaction.
-const WORKERS: usize = 2;
+/// Threads for flushing and compaction. With a second one, fjall 3.1's first would hand the other's compactions to itself, over and over, until
+/// they are done (`worker_tick`), which cost a tenth of the processor.
+const WORKERS: usize = 1;
 
 /// The open database and its writer.
 pub(crate) struct Engine {

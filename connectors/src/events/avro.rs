@@ -1,7 +1,7 @@
 //! Avro data of any schema as JSON, and a record with CloudEvents attributes as an event.
 //! Where the schema comes from is the registry's business.
 
-use super::{Attributes, EventError, EventErrorKind, Tenancy, event as checked, well_formed};
+use super::{Attributes, EventError, EventErrorKind, Tenancy, event as checked};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bellwether_schemas::{Timestamp, records::Event};
 use serde::{
@@ -94,9 +94,8 @@ pub(super) fn event(record: Value, tenancy: Tenancy<'_>, now: Timestamp) -> Resu
         Some(Value::String(json)) => json,
         other => other.unwrap_or_default().to_string(),
     };
-    well_formed(&data)?;
     let attributes = attributes(fields)?;
-    let event = checked(attributes, data, tenancy, now)?;
+    let event = checked(attributes, data.into(), tenancy, now)?;
     Ok(Event { time: time.unwrap_or(event.time), ..event })
 }
 

@@ -117,7 +117,7 @@ impl Registry {
         let response = self.get(&format!("/schemas/ids/{id}")).await?;
         let status = response.status();
         let unknown = |problem: String, remedy: &str| {
-            let error = EventError::new(EventErrorKind::UnknownSchema, "payload", problem, remedy);
+            let error = EventError::new(EventErrorKind::UnknownSchema, "event", problem, remedy);
             self.unknown.insert(id, error.clone());
             error
         };
@@ -174,7 +174,7 @@ async fn body(mut response: reqwest::Response) -> Result<Vec<u8>, EventError> {
 }
 
 fn unavailable(problem: impl fmt::Display, remedy: &str) -> EventError {
-    EventError::new(EventErrorKind::Unavailable, "payload", format!("the schema registry {problem}"), remedy)
+    EventError::new(EventErrorKind::Unavailable, "event", format!("the schema registry {problem}"), remedy)
 }
 
 fn refused(status: StatusCode) -> EventError {

@@ -3,6 +3,7 @@
 
 mod groups;
 mod record;
+mod tail;
 mod topics;
 
 use super::{
@@ -217,6 +218,7 @@ impl Log for EmbeddedLog {
 struct AppendJob {
     topics: Arc<Topics>,
     records: Vec<(TopicPartition, UserValue)>,
+    /// Where each record is staged.
     positions: Vec<Position>,
     reply: Reply<Vec<Position>>,
 }
@@ -225,20 +227,21 @@ impl Job for AppendJob {
     fn stage(&mut self, staged: &mut Staged) -> Result<(), EmbeddedError> {
         // All are looked up before the first is staged: appended records cannot be undone.
         let partitions = self.records.iter().map(|(at, _)| self.topics.entry(*at)).collect::<Result<Vec<_>, _>>()?;
-        for ((at, value), (id, partition)) in self.records.drain(..).zip(partitions) {
+        for ((at, value), (id, partition)) in self.records.iter().zip(partitions) {
             let offset = partition.next.fetch_add(1, Ordering::Relaxed);
-            staged.append(&self.topics.records, record::key(id, at.partition, offset).into(), value);
+            // The value is shared, not copied.
+            staged.append(&self.topics.records, record::key(id, at.partition, offset).into(), value.clone());
             self.positions.push(Position { topic: at.topic, partition: at.partition, offset });
         }
         Ok(())
     }
 
     fn done(self: Box<Self>, result: Result<(), EmbeddedError>) {
-        if result.is_ok() {
-            self.topics.publish(&self.positions);
-        }
         // Nobody listens where the caller was cancelled; the records stand all the same.
-        let Self { positions, reply, .. } = *self;
+        let Self { topics, records, positions, reply } = *self;
+        if result.is_ok() {
+            topics.publish(&positions, records.into_iter().map(|(_, value)| value));
+        }
         reply.send(result.map(|()| positions)).ok();
     }
 }

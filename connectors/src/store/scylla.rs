@@ -43,7 +43,7 @@ use scylla::{
 };
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use statements::{Lazy, Statements};
+use statements::{Lazy, MAX_ROWS, Statements};
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
@@ -348,6 +348,30 @@ impl ScyllaStore {
         self.select(statements.table, statement.get(&self.session).await?, values, limit).await
     }
 
+    /// Answers reads that [`together`] found to go by one statement.
+    async fn read_together(&self, reads: &[Read], asked: &[usize]) -> Result<Vec<Cells>, StoreError> {
+        let &[first, _, ..] = asked else {
+            return match asked {
+                [one] => self.read_one(&reads[*one]).await,
+                _ => Ok(Vec::new()),
+            };
+        };
+        let statements = self.of(reads[first].table)?;
+        let table = statements.table;
+        cells::check_partition(table, &reads[first].partition)?;
+        let mut values: Vec<_> = cells::binds(&reads[first].partition).collect();
+        for at in asked {
+            let Span::One(key) = &reads[*at].span else { continue };
+            if key.len() != table.clustering.len() {
+                return Err(cells::misfit(table, "clustering key", table.clustering.len(), key.len()));
+            }
+            cells::check_clustering(table, key)?;
+            values.extend(cells::binds(key));
+        }
+        let statement = statements.rows(asked.len())?.get(&self.session).await?;
+        self.select(table, statement, values, None).await
+    }
+
     /// What follows a checkpoint among the rows of its token: the rest of its partition, then the partitions of equal token.
     /// At most `limit` rows. A partition that is gone since is taken to have been the first: rather a row twice than none.
     async fn rest_of_token(
@@ -499,6 +523,37 @@ fn deletion<'a>(
     Ok((&statements.delete, fence.into_iter().chain(key).collect()))
 }
 
+/// Which reads go by one statement: different single rows of one partition do, so that a partition is asked once. By their places.
+fn together(reads: &[Read]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut open: HashMap<(&str, &[Value]), usize> = HashMap::new();
+    for (at, read) in reads.iter().enumerate() {
+        let Span::One(key) = &read.span else {
+            groups.push(vec![at]);
+            continue;
+        };
+        let partition = (read.table, read.partition.as_slice());
+        let joins = |group: &&mut Vec<usize>| {
+            group.len() < MAX_ROWS && group.iter().all(|other| reads[*other].span != read.span)
+        };
+        let plain = !key.is_empty() && read.limit.is_none();
+        match open.get(&partition).and_then(|group| groups.get_mut(*group)).filter(|group| plain && joins(group)) {
+            Some(group) => group.push(at),
+            None => {
+                groups.push(vec![at]);
+                if plain {
+                    open.insert(partition, groups.len() - 1);
+                }
+            }
+        }
+    }
+    groups
+}
+
+fn unasked(row: &Cells) -> StoreError {
+    StoreError::Refused(format!("table {}: the store answers with a row that was not asked for", row.table.name))
+}
+
 /// A read's statement, and what it binds before the limit.
 struct Selection<'a> {
     statement: &'a Lazy,
@@ -574,7 +629,23 @@ async fn settle<T>(
 #[async_trait]
 impl Store for ScyllaStore {
     async fn read(&self, reads: &[Read]) -> Result<Vec<Vec<Cells>>, StoreError> {
-        settle(reads.iter().map(|read| self.read_one(read)), self.config.concurrency as usize).await
+        let together = together(reads);
+        let answers = together.iter().map(|asked| self.read_together(reads, asked));
+        let answers = settle(answers, self.config.concurrency as usize).await?;
+        let mut found = vec![Vec::new(); reads.len()];
+        for (asked, rows) in together.iter().zip(answers) {
+            match asked.as_slice() {
+                [one] => found[*one] = rows,
+                several => {
+                    for row in rows {
+                        let wanted =
+                            several.iter().find(|at| reads[**at].span == Span::One(row.key.clustering.clone()));
+                        found[*wanted.ok_or_else(|| unasked(&row))?].push(row);
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {

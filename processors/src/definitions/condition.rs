@@ -48,6 +48,9 @@ const FUNCTIONS: [&str; 20] = [
 const TYPES: [&str; 11] =
     ["bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "string", "type", "uint"];
 
+/// Bytes of a condition. It is read and evaluated by recursion, one level an operator, and a thread's stack has an end.
+const MAX_BYTES: usize = 1_024;
+
 static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// A compiled condition.
@@ -69,6 +72,10 @@ pub(super) struct Fault {
 
 impl Condition {
     pub(super) fn compile(source: &str) -> Result<Self, Vec<Fault>> {
+        if source.len() > MAX_BYTES {
+            let problem = format!("has {} bytes, more than {MAX_BYTES}", source.len());
+            return Err(vec![Fault { line: None, column: None, problem }]);
+        }
         let program = STANDARD.compile(source).map_err(|errors| {
             errors.errors.iter().map(|e| Fault::at((e.pos.0, e.pos.1), e.msg.clone())).collect::<Vec<_>>()
         })?;

@@ -27,6 +27,7 @@ const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=4096;
 pub(super) struct Parts {
     pub(super) flows_by_type: HashMap<String, Vec<Arc<CompiledFlow>>>,
     pub(super) providers: BTreeMap<Channel, Vec<String>>,
+    pub(super) prefixes: HashMap<String, &'static str>,
     pub(super) content: Content,
 }
 
@@ -34,7 +35,7 @@ pub(super) struct Parts {
 pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Result<Parts, Vec<Finding>> {
     let mut findings = Findings::default();
     let has_default = project(document, &mut findings);
-    let providers = providers(document, check, &mut findings);
+    let (providers, prefixes) = providers(document, check, &mut findings);
     let content = templates(document, &mut findings);
     if has_default {
         default_locale(document, &mut findings);
@@ -47,7 +48,7 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Resu
     all.sort();
     all.dedup();
     match providers {
-        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, content }),
+        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, prefixes, content }),
         _ => Err(all),
     }
 }
@@ -111,12 +112,13 @@ fn project(document: &Definitions, findings: &mut Findings) -> bool {
     is_locale
 }
 
-/// Providers by channel; `None` where a provider's channel is not known, so that no rule builds on the gap.
+/// Providers by channel, `None` where a provider's channel is not known, so that no rule builds on the gap; and their prefixes.
 fn providers(
     document: &Definitions,
     check: CheckProvider<'_>,
     findings: &mut Findings,
-) -> Option<BTreeMap<Channel, Vec<String>>> {
+) -> (Option<BTreeMap<Channel, Vec<String>>>, HashMap<String, &'static str>) {
+    let mut prefixes = HashMap::new();
     let mut by_channel = Some(BTreeMap::<Channel, Vec<String>>::new());
     for (name, provider) in &document.providers {
         let path = format!("providers.{name}");
@@ -130,6 +132,9 @@ fn providers(
                 findings.add(format!("{path}.kind"), format!("unknown kind of provider `{}`", provider.kind), remedy);
             }
             Some(channel) => {
+                if !checked.prefix.is_empty() {
+                    prefixes.insert(name.clone(), checked.prefix);
+                }
                 if let Some(by_channel) = &mut by_channel {
                     by_channel.entry(channel).or_default().push(name.clone());
                 }
@@ -154,7 +159,7 @@ fn providers(
             findings.add(format!("{path}.rate_per_second"), "rate_per_second is 0", remedy);
         }
     }
-    by_channel
+    (by_channel, prefixes)
 }
 
 fn unserved_channels(document: &Definitions, providers: &BTreeMap<Channel, Vec<String>>, findings: &mut Findings) {

@@ -4,13 +4,14 @@
 use super::{
     super::{Committed, LogError, LogRecord, TopicPartition},
     record,
+    tail::Tail,
 };
 use crate::embedded::{
     Changes, EmbeddedError, Engine,
     wire::{Reader, put_varint},
 };
 use bellwether_schemas::{Position, Timestamp, Topic};
-use fjall::Keyspace;
+use fjall::{Keyspace, UserValue};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
@@ -35,6 +36,7 @@ pub(super) struct Topics {
     /// Topics, start offsets, progress of groups.
     pub(super) meta: Keyspace,
     states: BTreeMap<Topic, OnceLock<TopicState>>,
+    tail: Tail,
 }
 
 /// A topic that exists.
@@ -70,6 +72,7 @@ impl Topics {
             records: engine.keyspace("log", engine.options.log_buffer_bytes)?,
             meta: engine.keyspace("log.meta", META_BUFFER_BYTES)?,
             states: Topic::all().into_iter().map(|topic| (topic, OnceLock::new())).collect(),
+            tail: Tail::new(engine.options.log_tail_bytes),
         };
         topics.reload()?;
         Ok(topics)
@@ -168,7 +171,8 @@ impl Topics {
     }
 
     /// Shows durable records to readers.
-    pub(super) fn publish(&self, positions: &[Position]) {
+    pub(super) fn publish(&self, positions: &[Position], values: impl Iterator<Item = UserValue>) {
+        self.tail.push(positions.iter().copied().zip(values));
         for position in positions {
             let at = TopicPartition { topic: position.topic, partition: position.partition };
             if let Ok(partition) = self.partition(at) {
@@ -196,6 +200,14 @@ impl Topics {
         let (mut records, mut used) = (Vec::new(), 0);
         if offset >= end || max == 0 {
             return Ok((records, offset, used));
+        }
+        if let Some(newest) = self.tail.read(at, offset, max, bytes) {
+            let next = offset + newest.len() as u64;
+            for (here, value) in (offset..).zip(newest) {
+                used += value.len();
+                records.push(record::decode(at, here, value)?);
+            }
+            return Ok((records, next, used));
         }
         for guard in self.records.range(record::key(id, at.partition, offset)..record::key(id, at.partition, end)) {
             let (key, value) = guard.into_inner()?;

@@ -58,6 +58,18 @@ pub(super) fn select_prefix(keyspace: &str, table: &Table, prefix: usize) -> Str
     format!("{} WHERE {} LIMIT ?", select(keyspace, table), equal(columns))
 }
 
+/// `count` rows of a partition by their whole clustering keys. Binds partition, the keys, limit.
+pub(super) fn select_rows(keyspace: &str, table: &Table, count: usize) -> String {
+    let one = format!("({})", marks(table.clustering.len()));
+    format!(
+        "{} WHERE {} AND ({}) IN ({}) LIMIT ?",
+        select(keyspace, table),
+        equal(table.partition.iter().copied()),
+        list(table.clustering.iter().copied()),
+        vec![one; count].join(", ")
+    )
+}
+
 /// Rows of a partition between two bounds of `width` clustering columns, the upper one excluded. Binds partition, from, to, limit.
 pub(super) fn select_between(keyspace: &str, table: &Table, width: usize) -> String {
     let (bounds, marks) = (list(table.clustering[..width].iter().copied()), marks(width));
@@ -149,6 +161,10 @@ mod tests {
         assert!(insert(keyspace, aggregates).contains(r#""included", "fence") VALUES"#));
         assert!(insert(keyspace, aggregates).ends_with("USING TTL ? AND TIMESTAMP ?"));
         let scheduled = ScheduledRow::TABLE;
+        assert!(
+            select_rows(keyspace, scheduled, 2)
+                .ends_with(r#"WHERE "shard" = ? AND "minute" = ? AND ("due", "id") IN ((?, ?), (?, ?)) LIMIT ?"#)
+        );
         assert!(select_between(keyspace, scheduled, 2).ends_with(
             r#"WHERE "shard" = ? AND "minute" = ? AND ("due", "id") >= (?, ?) AND ("due", "id") < (?, ?) LIMIT ?"#
         ));

@@ -15,6 +15,9 @@ use scylla::{
 use std::collections::HashMap;
 use tokio::sync::OnceCell;
 
+/// Rows of one partition that one statement asks for, at most: each number of them is a statement of its own.
+pub(super) const MAX_ROWS: usize = 8;
+
 /// A statement that is prepared when first used.
 pub(super) struct Lazy {
     table: &'static Table,
@@ -118,6 +121,8 @@ pub(super) struct Statements {
     prefix: Vec<Lazy>,
     /// By the number of clustering columns that are compared, less one.
     between: Vec<Lazy>,
+    /// By the number of rows, less two; none where a partition has but one row.
+    rows: Vec<Lazy>,
     pub(super) after: Lazy,
     pub(super) tokens: Lazy,
     pub(super) partitions: Lazy,
@@ -133,6 +138,10 @@ impl Statements {
         Self {
             table,
             prefix: (0..=width).map(|n| lazy(Kind::Rows, cql::select_prefix(keyspace, table, n))).collect(),
+            rows: match width {
+                0 => Vec::new(),
+                _ => (2..=MAX_ROWS).map(|n| lazy(Kind::Rows, cql::select_rows(keyspace, table, n))).collect(),
+            },
             between: (1..=width).map(|n| lazy(Kind::Rows, cql::select_between(keyspace, table, n))).collect(),
             after: lazy(Kind::Rows, cql::select_after(keyspace, table)),
             tokens: lazy(Kind::TokensAndRows, cql::select_tokens(keyspace, table)),
@@ -151,6 +160,12 @@ impl Statements {
     /// Reads the rows between two bounds of `columns` clustering columns, at least one.
     pub(super) fn between(&self, columns: usize) -> Result<&Lazy, StoreError> {
         columns.checked_sub(1).and_then(|n| self.between.get(n)).ok_or_else(|| self.too_wide(columns))
+    }
+
+    /// Reads `count` rows of one partition, 2 to [`MAX_ROWS`].
+    pub(super) fn rows(&self, count: usize) -> Result<&Lazy, StoreError> {
+        let none = || StoreError::Refused(format!("table {} has no statement for {count} rows", self.table.name));
+        count.checked_sub(2).and_then(|n| self.rows.get(n)).ok_or_else(none)
     }
 
     fn too_wide(&self, columns: usize) -> StoreError {
