@@ -20,3 +20,4 @@ pub mod receivers;
 pub mod runtime;
 pub mod serve;
 pub mod telemetry;
+pub mod webhooks;

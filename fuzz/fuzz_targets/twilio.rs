@@ -15,7 +15,7 @@ use futures::FutureExt as _;
 use libfuzzer_sys::fuzz_target;
 
 const NOW: Timestamp = Timestamp(1_767_225_600_000);
-const URL: &str = "https://example.org/v1/webhooks/twilio/sms";
+const URL: &str = "https://example.org/v1/webhooks/shop/sms";
 
 /// As the API reads it.
 fn form(body: &str) -> Option<Vec<(String, String)>> {

@@ -160,6 +160,23 @@ row! {
 }
 
 row! {
+    /// Who comes by a link: what a chat says of itself names no member. Ends by itself.
+    LinkRow in "links" {
+        partition {
+            /// What the link carries.
+            token: String,
+        }
+        clustering {}
+        columns {
+            /// Project.
+            project: String,
+            /// `client_user_id`.
+            member: String,
+        }
+    }
+}
+
+row! {
     /// A record to be emitted when it is due (law 5), in the bucket of its minute.
     ScheduledRow in "scheduled" {
         partition {
@@ -313,6 +330,7 @@ pub fn all() -> Vec<&'static crate::rows::Table> {
         ImportRow::TABLE,
         ImportRejectRow::TABLE,
         AddressRow::TABLE,
+        LinkRow::TABLE,
     ]
 }
 

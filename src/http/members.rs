@@ -303,7 +303,7 @@ enum Waited {
 
 impl Shared {
     /// The profile of a member.
-    async fn profile(&self, project: &str, member: &str) -> Result<Option<Profile>, Problem> {
+    pub(super) async fn profile(&self, project: &str, member: &str) -> Result<Option<Profile>, Problem> {
         let read = MemberRow::read_one(project, member, PROFILE, "");
         let rows = self.api.store.read(&[read]).await?.into_iter().flatten().next();
         rows.map(|cells| Profile::from_row(&MemberRow::from_cells(cells)?)).transpose().map_err(Problem::from)

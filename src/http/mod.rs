@@ -27,7 +27,7 @@ mod test_support;
 mod tests;
 pub mod webhooks;
 
-use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, webhooks::TwilioHook};
+use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, webhooks::Hooks};
 use axum::{
     Router,
     body::Body,
@@ -84,8 +84,8 @@ pub struct Api {
     pub clock: Clock,
     /// Counts what comes and what is refused.
     pub observer: Arc<dyn Observer>,
-    /// Verifies and reads Twilio's callbacks.
-    pub twilio: Arc<dyn TwilioHook>,
+    /// Verifies and reads what providers call.
+    pub hooks: Arc<dyn Hooks>,
     /// Further checks of `/readyz`, beside log and store.
     pub readiness: Readiness,
     /// What `/metrics` answers.
@@ -193,7 +193,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/dead-letters/{id}", &["get"]),
     ("/v1/dead-letters/replay", &["post"]),
     ("/v1/definitions", &["get", "put"]),
-    ("/v1/webhooks/twilio/{provider}", &["post"]),
+    ("/v1/webhooks/{project}/{provider}", &["get", "post"]),
     ("/livez", &["get"]),
     ("/readyz", &["get"]),
     ("/metrics", &["get"]),
@@ -221,7 +221,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/v1/definitions", get(definitions::read).put(definitions::publish))
         .layer(from_fn_with_state(Arc::clone(&shared), idempotency::once))
-        .route("/v1/webhooks/twilio/{provider}", post(webhooks::twilio))
+        .route("/v1/webhooks/{project}/{provider}", get(webhooks::subscribe).post(webhooks::receive))
         .layer(from_fn_with_state(Arc::clone(&shared), bounded_memory))
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))

@@ -12,9 +12,9 @@ use bellwether_schemas::{
     Channel, EventId, NotificationId, Topic,
     codec::encode,
     ids::EntryId,
-    member::Patch,
+    member::{Address, Patch, Profile},
     records::{DeadLetter, DefinitionSet, Event, Header, MemberAction, MemberCommand, Reason, Receipt},
-    tables::{AggregateRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow, MemberRow, StoryRow},
+    tables::{AddressRow, AggregateRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow, LinkRow, MemberRow, StoryRow},
 };
 use futures::StreamExt;
 use proptest::prelude::*;
@@ -619,15 +619,15 @@ async fn a_key_whose_request_failed_may_be_used_again() {
 async fn a_callback_counts_only_if_the_provider_signed_it() {
     let house = House::new().await;
     let call = async |path: &str, signature: &str, form: &str| {
-        let headers = [("content-type", "application/x-www-form-urlencoded"), ("x-twilio-signature", signature)];
+        let headers = [("content-type", "application/x-www-form-urlencoded"), ("x-signature", signature)];
         house.call(Method::POST, path, "", &headers, form.to_owned()).await
     };
-    let (path, signature) = ("/v1/webhooks/twilio/main?r=tok%2Ben", "https://hooks.example.org/sms?r=tok%2Ben");
+    let (path, signature) = ("/v1/webhooks/shop/main?r=tok%2Ben", "https://hooks.example.org/sms?r=tok%2Ben");
     let delivered = "MessageSid=SM1&MessageStatus=delivered&MessageStatus=x";
-    call(path, "https://127.0.0.1/v1/webhooks/twilio/main?r=tok%2Ben", delivered)
+    call(path, "https://127.0.0.1/v1/webhooks/shop/main?r=tok%2Ben", delivered)
         .await
-        .problem(401, "X-Twilio-Signature");
-    call("/v1/webhooks/twilio/main?r=token", signature, delivered).await.problem(401, "X-Twilio-Signature");
+        .problem(401, "signature");
+    call("/v1/webhooks/shop/main?r=token", signature, delivered).await.problem(401, "signature");
     assert_eq!(house.told.all(), ["unverified main", "unverified main"]);
     assert!(house.log.appended(Topic::Receipts).is_empty());
 
@@ -640,15 +640,61 @@ async fn a_callback_counts_only_if_the_provider_signed_it() {
 
     house.log.down.store(true, SeqCst);
     assert_eq!(call(path, signature, delivered).await.status, 503, "not acknowledged before it is on the log");
-    let json = house.call(Method::POST, path, "", &[JSON, ("x-twilio-signature", signature)], "{}").await;
-    json.problem(400, "body");
+    let json = house.call(Method::POST, path, "", &[JSON, ("x-signature", signature)], "{}").await;
+    assert_eq!(json.status, 204, "what is no form has no parameters");
+    let asked = house.call(Method::GET, "/v1/webhooks/shop/main?hub=7", "", &[], "").await;
+    assert_eq!((asked.status.as_u16(), asked.body), (200, json!("hub=7")));
+}
+
+#[tokio::test]
+async fn what_members_say_and_where_they_come_from_becomes_commands() {
+    let house = House::new().await;
+    let profile = |addresses: &[&str]| Profile {
+        addresses: [(Channel::Sms, addresses.iter().map(|a| Address::active((*a).into(), NOW)).collect())].into(),
+        ..Profile::default()
+    };
+    let index = |member: &str| AddressRow {
+        project: "shop".into(),
+        channel: "sms".into(),
+        address: "+491".into(),
+        member: member.into(),
+        since: NOW,
+    };
+    for (member, addresses) in [("anna", &["+492", "+491"][..]), ("left", &["+493"])] {
+        house.store.put(profile(addresses).into_row("shop", member));
+        house.store.put(index(member));
+    }
+    house.store.put(LinkRow { token: "t0".into(), project: "shop".into(), member: "anna".into() });
+    house.store.put(LinkRow { token: "t1".into(), project: "other".into(), member: "otto".into() });
+    let call = async |form: &str| {
+        let headers = [
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("x-signature", "https://hooks.example.org/sms"),
+        ];
+        house.call(Method::POST, "/v1/webhooks/shop/main", "", &headers, form.to_owned()).await.status.as_u16()
+    };
+    for (form, expected) in [
+        ("From=%2B491&Body=Stop!", &[("anna", MemberAction::Heard), ("anna", MemberAction::OptOut)][..]),
+        ("From=%2B491&Body=start", &[("anna", MemberAction::Heard), ("anna", MemberAction::OptIn)]),
+        ("From=%2B491&Body=thanks", &[("anna", MemberAction::Heard)]),
+        ("From=%2B499&Body=stop", &[]),
+        ("Token=t0", &[("anna", MemberAction::AddAddress), ("anna", MemberAction::OptIn)]),
+        ("Token=t1", &[]),
+        ("Token=t2", &[]),
+    ] {
+        let before = house.log.appended(Topic::Members).len();
+        assert_eq!(call(form).await, 204, "{form}");
+        let commands: Vec<MemberCommand> = house.log.decoded(Topic::Members);
+        let told: Vec<_> = commands[before..].iter().map(|c| (c.member.as_str(), c.action)).collect();
+        assert_eq!(told, expected, "{form}");
+    }
 }
 
 #[tokio::test]
 async fn a_fault_in_a_handler_is_a_problem_document_and_the_server_lives_on() {
     let house = House::new().await;
     let headers = [("content-type", "application/x-www-form-urlencoded")];
-    let answer = house.call(Method::POST, "/v1/webhooks/twilio/panic", "", &headers, "a=b").await;
+    let answer = house.call(Method::POST, "/v1/webhooks/shop/panic", "", &headers, "a=b").await;
     assert_eq!(answer.status, 500);
     answer.is_problem();
     assert!(answer.headers.contains_key("x-request-id"));
@@ -813,7 +859,7 @@ fn no_body_panics_or_fails_the_server() {
         (Method::POST, "/v1/members/import"),
         (Method::POST, "/v1/dead-letters/replay"),
         (Method::PUT, "/v1/definitions"),
-        (Method::POST, "/v1/webhooks/twilio/main?r=%00"),
+        (Method::POST, "/v1/webhooks/shop/main?r=%00"),
     ];
     let given = (hostile(), proptest::sample::select(MEDIA_TYPES), 0..paths.len());
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(600));

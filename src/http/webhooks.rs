@@ -1,5 +1,6 @@
-//! `POST /v1/webhooks/…`: what providers call back, verified, then appended as receipts. A callback is acknowledged only once its receipt
-//! is on the log (law 1); one whose signature is not the provider's is refused and counted (law 8).
+//! `/v1/webhooks/{project}/{provider}`: what providers call back, verified, then appended: receipts of messages, and what members did or
+//! said, as commands to their profiles. A callback is acknowledged only once all of it is on the log (law 1); one that is not the provider's
+//! is refused and counted (law 8). Callbacks come more than once and in any order: receipts have an id by their cause, commands set a state.
 
 use super::{
     Shared,
@@ -11,46 +12,123 @@ use axum::{
     body::Body,
     extract::{FromRequest, RawQuery, Request, State},
     http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
 };
-use bellwether_connectors::log::Append;
+use bellwether_connectors::{
+    log::Append,
+    webhooks::inbound::{Inbound, Keyword},
+};
 use bellwether_schemas::{
-    Timestamp,
-    records::{Receipt, Record},
+    Channel, Timestamp,
+    records::{MemberAction, MemberCommand, Receipt, Record},
+    rows::{Read, Row},
+    tables::{AddressRow, LinkRow},
 };
 use std::{fmt::Debug, sync::Arc};
 
-/// One call of Twilio's, as it came.
+/// Members of one address that are looked at.
+const MAX_SHARING: usize = 20;
+
+/// One call of a provider's, as it came.
 #[derive(Clone, Copy, Debug)]
-pub struct TwilioCall<'a> {
+pub struct Call<'a> {
+    /// Project named in the path.
+    pub project: &'a str,
     /// Provider named in the path.
     pub provider: &'a str,
-    /// Query as it came, undecoded and without `?`; holds `r`, the reference of the message.
+    /// Query as it came, undecoded and without `?`.
     pub query: &'a str,
-    /// Form parameters, decoded, in the order sent. All of them are signed.
-    pub params: &'a [(String, String)],
-    /// `X-Twilio-Signature`; empty where there was none.
-    pub signature: &'a str,
+    /// Headers.
+    pub headers: &'a HeaderMap,
+    /// The body as it came; `None` for a GET.
+    pub body: Option<&'a [u8]>,
+    /// The body's parameters, decoded, in the order sent, where it is a form.
+    pub form: &'a [(String, String)],
+}
+
+impl Call<'_> {
+    /// A header's text; empty where it is missing.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+/// What a verified call tells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Callback {
+    /// What the provider wants to hear back, as plain text.
+    pub answer: Option<String>,
+    /// What became of messages.
+    pub receipts: Vec<Receipt>,
+    /// What members did.
+    pub heard: Vec<Heard>,
+}
+
+/// What a member did on a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Said something.
+    Said(Inbound),
+    /// Came by a link that we gave to one member.
+    Linked {
+        /// Channel.
+        channel: Channel,
+        /// The address to link.
+        address: String,
+        /// What the link carried.
+        token: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// Shut us out.
+    Left {
+        /// Channel.
+        channel: Channel,
+        /// Address.
+        address: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// Let us in again.
+    Returned {
+        /// Channel.
+        channel: Channel,
+        /// Address.
+        address: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// Is at another address from now on.
+    Moved {
+        /// Channel.
+        channel: Channel,
+        /// The old address.
+        from: String,
+        /// The new one.
+        to: String,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// Why a callback is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookError {
-    /// No such provider, no reference, or not the provider's signature: all the same to a stranger.
+    /// No such provider, or not the provider's signature: all the same to a stranger.
     Unverified,
     /// Signed, but not readable.
     Invalid(FieldError),
 }
 
-/// Verifies and reads Twilio's status callbacks.
-pub trait TwilioHook: Debug + Send + Sync {
-    /// The receipt that a verified call stands for; `None` for a status that says nothing new.
-    ///
-    /// The signature covers the URL that Twilio was told: the provider's configured `status_callback_url` with the call's query
-    /// (see [`signed_url`]), never the `Host` header, which a stranger chooses.
+/// Verifies and reads what providers call.
+pub trait Hooks: Debug + Send + Sync {
+    /// What a call tells. Where the signature covers the URL, that is the one which the provider was told (see [`signed_url`]), never the
+    /// `Host` header, which a stranger chooses.
     ///
     /// # Errors
     /// See [`HookError`].
-    fn receipt(&self, call: TwilioCall<'_>, now: Timestamp) -> Result<Option<Receipt>, HookError>;
+    fn read(&self, call: Call<'_>, now: Timestamp) -> Result<Callback, HookError>;
 }
 
 /// The URL that a provider signed: the one it was told, with the query it called.
@@ -63,59 +141,171 @@ pub fn signed_url(configured: &str, query: &str) -> String {
     }
 }
 
-/// Takes a status callback of Twilio.
+/// Takes a callback of a provider.
 #[utoipa::path(
-    post, path = "/v1/webhooks/twilio/{provider}", tag = "webhooks",
-    request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "As Twilio sends it: `MessageSid`, `MessageStatus`, …"),
+    post, path = "/v1/webhooks/{project}/{provider}", tag = "webhooks",
+    request_body(content = String, content_type = "*/*", description = "As the provider sends it"),
     params(
+        ("project" = String, Path, description = "Project"),
         ("provider" = String, Path, description = "Provider's name in the definitions"),
-        ("r" = String, Query, description = "Reference of the message, as it was given to Twilio"),
-        ("X-Twilio-Signature" = String, Header, description = "HMAC-SHA1 over URL and parameters"),
     ),
     responses(
-        (status = 204, description = "The receipt is on the log, or nothing was to be noted"),
+        (status = 204, description = "All of it is on the log, or nothing was to be noted"),
         (status = 400, description = "Not readable", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "Not signed by Twilio", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "The log does not answer: Twilio calls again", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "Not the provider's", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Log or store do not answer: the provider calls again", body = ProblemDocument, content_type = "application/problem+json"),
     ),
 )]
-pub async fn twilio(
+pub async fn receive(
     State(shared): State<Arc<Shared>>,
-    Segment(provider): Segment<String>,
+    Segment((project, provider)): Segment<(String, String)>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, Problem> {
-    let params = form(&shared, &headers, body).await?;
-    let signature = headers.get("x-twilio-signature").and_then(|value| value.to_str().ok()).unwrap_or_default();
+) -> Result<Response, Problem> {
+    let body = shared.read(&headers, body, shared.api.limits.body_bytes).await?;
+    let form = form(&headers, &body).await?;
     let query = query.unwrap_or_default();
-    let call = TwilioCall { provider: &provider, query: &query, params: &params, signature };
-    match shared.api.twilio.receipt(call, shared.now()) {
-        Ok(Some(receipt)) => {
-            let record = Record::Receipt(receipt);
-            let (topic, key, payload) = (record.topic(), record.key(), record.encode()?);
-            shared.api.log.append(vec![Append { topic, key, payload, headers: Vec::new() }]).await?;
-            Ok(StatusCode::NO_CONTENT)
+    let call = Call { project: &project, provider: &provider, query: &query, headers: &headers, body: Some(&body), form: &form };
+    shared.take(call).await
+}
+
+/// Answers a provider that asks whether the webhook is ours.
+#[utoipa::path(
+    get, path = "/v1/webhooks/{project}/{provider}", tag = "webhooks",
+    params(
+        ("project" = String, Path, description = "Project"),
+        ("provider" = String, Path, description = "Provider's name in the definitions"),
+    ),
+    responses(
+        (status = 200, description = "What the provider wants to hear", body = String, content_type = "text/plain"),
+        (status = 401, description = "Not the provider's", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn subscribe(
+    State(shared): State<Arc<Shared>>,
+    Segment((project, provider)): Segment<(String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let query = query.unwrap_or_default();
+    let call = Call { project: &project, provider: &provider, query: &query, headers: &headers, body: None, form: &[] };
+    shared.take(call).await
+}
+
+impl Shared {
+    async fn take(&self, call: Call<'_>) -> Result<Response, Problem> {
+        let told = self.api.hooks.read(call, self.now()).map_err(|error| match error {
+            HookError::Invalid(error) => Problem::malformed(error.field, error.detail, error.remedy),
+            HookError::Unverified => {
+                self.api.observer.webhook_unverified(call.provider);
+                let title = "The callback is not the provider's";
+                let detail = "there is no such provider, or the signature or secret is not what it signs with";
+                let remedy = "compare the provider's public URL and secrets with what the account has";
+                Problem::new(StatusCode::UNAUTHORIZED, "unverified", title, detail, remedy).at("signature")
+            }
+        })?;
+        let mut records: Vec<Record> = told.receipts.into_iter().map(Record::Receipt).collect();
+        for heard in told.heard {
+            records.extend(self.commands(call.project, call.provider, heard).await?.into_iter().map(Record::Member));
         }
-        Ok(None) => Ok(StatusCode::NO_CONTENT),
-        Err(HookError::Invalid(error)) => Err(Problem::malformed(error.field, error.detail, error.remedy)),
-        Err(HookError::Unverified) => {
-            shared.api.observer.webhook_unverified(&provider);
-            let remedy = "set the provider's status_callback_url and auth token to what the account has";
-            let title = "The callback is not signed by the provider";
-            let detail = "the signature does not fit the configured URL and the parameters";
-            Err(Problem::new(StatusCode::UNAUTHORIZED, "unverified", title, detail, remedy).at("X-Twilio-Signature"))
+        let mut appends = Vec::with_capacity(records.len());
+        for record in records {
+            let (topic, key) = (record.topic(), record.key());
+            appends.push(Append { topic, key, payload: record.encode()?, headers: Vec::new() });
         }
+        if !appends.is_empty() {
+            self.api.log.append(appends).await?;
+        }
+        Ok(told.answer.map_or_else(|| StatusCode::NO_CONTENT.into_response(), IntoResponse::into_response))
+    }
+
+    /// What follows for the members whose address it is.
+    async fn commands(&self, project: &str, provider: &str, heard: Heard) -> Result<Vec<MemberCommand>, Problem> {
+        use MemberAction::{AddAddress, Heard as Wrote, OptIn, OptOut, RemoveAddress};
+        let command = |member: &str, at, action, channel, address: &str, reason: &str| MemberCommand {
+            project: project.to_owned(),
+            member: member.to_owned(),
+            at,
+            actor: format!("member by {provider}"),
+            action,
+            patch: None,
+            channel: Some(channel),
+            address: Some(address.to_owned()),
+            reason: (!reason.is_empty()).then(|| reason.to_owned()),
+        };
+        let (channel, address, at, actions): (_, _, _, &[(MemberAction, &str)]) = match &heard {
+            Heard::Said(said) => {
+                let actions: &[_] = match said.keyword {
+                    Some(Keyword::Stop) => &[(Wrote, ""), (OptOut, "the member asked to stop")],
+                    Some(Keyword::Start) => &[(Wrote, ""), (OptIn, "the member asked to start")],
+                    Some(Keyword::Help) | None => &[(Wrote, "")],
+                };
+                (said.channel, &said.from, said.at, actions)
+            }
+            Heard::Left { channel, address, at } => (*channel, address, *at, &[(OptOut, "the member blocked us")]),
+            Heard::Returned { channel, address, at } => (*channel, address, *at, &[(OptIn, "the member unblocked us")]),
+            Heard::Moved { channel, from, to, at } => {
+                let mut commands = Vec::new();
+                for member in self.members_at(project, *channel, from).await? {
+                    commands.push(command(&member, *at, AddAddress, *channel, to, "the provider moved it"));
+                    commands.push(command(&member, *at, RemoveAddress, *channel, from, "the provider moved it"));
+                }
+                return Ok(commands);
+            }
+            Heard::Linked { channel, address, token, at } => {
+                let rows = self.api.store.read(&[LinkRow::read_one(token.as_str())]).await?.into_iter().flatten().next();
+                let link = rows.map(LinkRow::from_cells).transpose()?.filter(|link| link.project == project);
+                // A link that is unknown or too old links nobody; the member is told nothing, because it may be a stranger's guess.
+                return Ok(link.map_or_else(Vec::new, |link| {
+                    vec![
+                        command(&link.member, *at, AddAddress, *channel, address, "the member came by a link"),
+                        command(&link.member, *at, OptIn, *channel, address, "the member came by a link"),
+                    ]
+                }));
+            }
+        };
+        let members = self.members_at(project, channel, address).await?;
+        let commands = members.iter().flat_map(|member| {
+            actions.iter().map(|(action, reason)| command(member, at, *action, channel, address, reason))
+        });
+        Ok(commands.collect())
+    }
+
+    /// The members that have an address.
+    pub(super) async fn members_at(
+        &self,
+        project: &str,
+        channel: Channel,
+        address: &str,
+    ) -> Result<Vec<String>, Problem> {
+        let read = Read { limit: Some(MAX_SHARING), ..AddressRow::read_all(project, channel.name(), address) };
+        let mut members = Vec::new();
+        for cells in self.api.store.read(&[read]).await?.into_iter().flatten() {
+            let member = AddressRow::from_cells(cells)?.member;
+            // The index may know more than the profile (see the members processor).
+            let profile = self.profile(project, &member).await?;
+            let has = |profile: bellwether_schemas::member::Profile| {
+                profile.addresses.get(&channel).is_some_and(|list| list.iter().any(|a| a.address == address))
+            };
+            if profile.is_some_and(has) {
+                members.push(member);
+            }
+        }
+        Ok(members)
     }
 }
 
-/// Reads a form as it was sent, in order and with repeated names.
-async fn form(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Vec<(String, String)>, Problem> {
-    let bytes = shared.read(headers, body, shared.api.limits.body_bytes).await?;
-    let mut request = Request::post("/").body(Body::from(bytes)).map_err(|_| Problem::internal())?;
-    if let Some(media_type) = headers.get(header::CONTENT_TYPE) {
-        request.headers_mut().insert(header::CONTENT_TYPE, media_type.clone());
+/// The parameters of a form, in order and with repeated names; none of what is no form.
+async fn form(headers: &HeaderMap, body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !media_type.trim_start().to_ascii_lowercase().starts_with("application/x-www-form-urlencoded") {
+        return Ok(Vec::new());
     }
+    let request = Request::post("/")
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Body::from(body.to_vec()))
+        .map_err(|_| Problem::internal())?;
     let form = Form::from_request(request, &()).await;
     form.map(|Form(params)| params)
         .map_err(|error| Problem::malformed("body", error.body_text(), "send `application/x-www-form-urlencoded`"))

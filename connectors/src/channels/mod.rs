@@ -429,7 +429,7 @@ mod tests {
             (
                 "twilio",
                 json!({"account_sid": "AC1", "auth_token": {"file": "/x"}, "messaging_service_sid": "MG1",
-                "base_url": "http://127.0.0.1:1", "status_callback_url": "https://h/v1/webhooks/twilio/sms", "timeout_seconds": 3}),
+                "base_url": "http://127.0.0.1:1", "status_callback_url": "https://h/v1/webhooks/shop/sms", "timeout_seconds": 3}),
             ),
             ("whatsapp_cloud", json!({"phone_number_id": "1", "access_token": {"env": "X"}})),
             (

@@ -46,7 +46,7 @@ pub struct Config {
     /// Twilio, or a counterpart in tests.
     #[serde(default = "default_base_url")]
     pub base_url: String,
-    /// Our public URL for status callbacks, such as `https://host/v1/webhooks/twilio/PROVIDER`; absent means that none are wanted,
+    /// Our public URL for status callbacks, such as `https://host/v1/webhooks/PROJECT/PROVIDER`; absent means that none are wanted,
     /// and then a message stays `sent`.
     #[serde(default)]
     pub status_callback_url: Option<String>,
@@ -310,13 +310,13 @@ mod tests {
     #[test]
     fn a_service_and_a_callback() {
         let config = config(json!({"from": null, "messaging_service_sid": "MG1", "base_url": "http://127.0.0.1:9/",
-            "status_callback_url": "https://h.example/v1/webhooks/twilio/sms"}));
+            "status_callback_url": "https://h.example/v1/webhooks/shop/sms"}));
         let message = message("Hi");
         let Request { url, form } = config.request(&message).unwrap();
         assert_eq!(url, "http://127.0.0.1:9/2010-04-01/Accounts/AC1/Messages.json");
         assert_eq!(form[2], ("MessagingServiceSid", "MG1".to_owned()));
         let token = message.reference.to_token();
-        assert_eq!(form[3], ("StatusCallback", format!("https://h.example/v1/webhooks/twilio/sms?r={token}&n=3")));
+        assert_eq!(form[3], ("StatusCallback", format!("https://h.example/v1/webhooks/shop/sms?r={token}&n=3")));
     }
 
     #[test]

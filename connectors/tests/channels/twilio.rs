@@ -79,7 +79,7 @@ fn patient(at: SocketAddr, account: &str, seconds: u64) -> TwilioSink {
     std::fs::write(&token, "s3cret\n").unwrap();
     let config: Config = serde_json::from_value(json!({
         "account_sid": account, "auth_token": {"file": token}, "from": "+15550002222", "base_url": format!("http://{at}"),
-        "status_callback_url": "https://h.example/v1/webhooks/twilio/test", "timeout_seconds": seconds,
+        "status_callback_url": "https://h.example/v1/webhooks/shop/test", "timeout_seconds": seconds,
     }))
     .unwrap();
     TwilioSink::new(config).unwrap()
