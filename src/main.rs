@@ -58,6 +58,8 @@ enum Command {
         #[arg(long, value_name = "FILE", env = "BELLWETHER_CONFIG")]
         config: PathBuf,
     },
+    /// Make a key pair for web push.
+    Vapid,
     /// Run the example shop through the whole pipeline and compare every count.
     Demo(demo::Demo),
     /// Measure what a message costs here.
@@ -125,6 +127,14 @@ async fn run(command: Command) -> anyhow::Result<bool> {
                     println!("{} migrations applied", ran.len());
                 }
             }
+            Ok(true)
+        }
+        Command::Vapid => {
+            let (private, public) = bellwether_connectors::channels::web_push::generate_vapid()?;
+            println!("private {private}\npublic  {public}");
+            eprintln!(
+                "Keep the private one where `vapid_private_key` names it; browsers are given the public one by the API."
+            );
             Ok(true)
         }
         Command::Demo(args) => {

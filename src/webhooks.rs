@@ -3,7 +3,7 @@
 
 use crate::http::{
     problem::FieldError,
-    webhooks::{Call, Heard, HookError, Hooks, Callback, signed_url},
+    webhooks::{Call, Callback, Heard, HookError, Hooks, signed_url},
 };
 use bellwether_connectors::{
     channels::{Reference, telegram, twilio, whatsapp},
@@ -63,14 +63,16 @@ fn of_twilio(call: Call<'_>, config: &twilio::Config, now: Timestamp) -> Result<
     let token = secret(call, Some(&config.auth_token))?;
     let configured = config.status_callback_url.as_deref().ok_or(HookError::Unverified)?;
     let url = signed_url(configured, call.query);
-    webhooks::twilio::verify(token.expose_secret(), &url, call.form, call.header("x-twilio-signature")).map_err(refused)?;
+    webhooks::twilio::verify(token.expose_secret(), &url, call.form, call.header("x-twilio-signature"))
+        .map_err(refused)?;
     let query = pairs(call.query);
     let Some((_, reference)) = query.iter().find(|(name, _)| name == twilio::REFERENCE) else {
         let said = webhooks::twilio::inbound(call.form, now).map_err(refused)?;
         return Ok(Callback { heard: vec![Heard::Said(said)], ..Callback::default() });
     };
     // The signature covers the reference, but the account may serve several projects of ours.
-    let ours = Reference::from_token(reference).is_ok_and(|r| (r.project, r.provider) == (call.project.into(), call.provider.into()));
+    let ours = Reference::from_token(reference)
+        .is_ok_and(|r| (r.project, r.provider) == (call.project.into(), call.provider.into()));
     if !ours {
         return Err(HookError::Unverified);
     }
@@ -85,7 +87,8 @@ fn of_whatsapp(call: Call<'_>, config: &whatsapp::Config, now: Timestamp) -> Res
         return Ok(Callback { answer: Some(answer), ..Callback::default() });
     };
     let key = secret(call, config.app_secret.as_ref())?;
-    webhooks::whatsapp::verify(key.expose_secret(), body, call.header(webhooks::whatsapp::SIGNATURE_HEADER)).map_err(refused)?;
+    webhooks::whatsapp::verify(key.expose_secret(), body, call.header(webhooks::whatsapp::SIGNATURE_HEADER))
+        .map_err(refused)?;
     let told = webhooks::whatsapp::read(body, now).map_err(refused)?;
     for reason in &told.skipped {
         tracing::info!(provider = call.provider, reason, "an entry of a callback says nothing to us");
@@ -98,7 +101,8 @@ fn of_whatsapp(call: Call<'_>, config: &whatsapp::Config, now: Timestamp) -> Res
 
 fn of_telegram(call: Call<'_>, config: &telegram::Config, now: Timestamp) -> Result<Callback, HookError> {
     let word = secret(call, config.webhook_secret.as_ref())?;
-    webhooks::telegram::verify(word.expose_secret(), call.header(webhooks::telegram::SECRET_HEADER)).map_err(refused)?;
+    webhooks::telegram::verify(word.expose_secret(), call.header(webhooks::telegram::SECRET_HEADER))
+        .map_err(refused)?;
     let update = webhooks::telegram::read(call.body.unwrap_or_default()).map_err(refused)?;
     Ok(Callback { heard: update.event.map(|event| heard(event, now)).into_iter().collect(), ..Callback::default() })
 }

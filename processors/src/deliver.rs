@@ -129,13 +129,7 @@ pub fn settle(delivery: &Delivery, name: &str, provider: &Provider, tried: Tried
     }
 }
 
-fn moved(
-    delivery: &Delivery,
-    provider: &str,
-    action: MemberAction,
-    address: Option<String>,
-    now: Timestamp,
-) -> Record {
+fn moved(delivery: &Delivery, provider: &str, action: MemberAction, address: Option<String>, now: Timestamp) -> Record {
     Record::Member(MemberCommand {
         project: delivery.project.clone(),
         member: delivery.member.clone(),

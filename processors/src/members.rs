@@ -161,8 +161,7 @@ fn patched(mut profile: Profile, patch: Patch, at: Timestamp) -> Profile {
         let known = profile.addresses.remove(&channel).unwrap_or_default();
         // An address that is known keeps its state: a nightly upload must not revive what a provider declared dead.
         let stays = |address: &String| known.iter().find(|a| a.address == *address).cloned();
-        let list: Vec<_> =
-            addresses.into_iter().map(|a| stays(&a).unwrap_or_else(|| Address::active(a, at))).collect();
+        let list: Vec<_> = addresses.into_iter().map(|a| stays(&a).unwrap_or_else(|| Address::active(a, at))).collect();
         if !list.is_empty() {
             profile.addresses.insert(channel, list);
         }

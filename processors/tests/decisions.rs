@@ -42,7 +42,8 @@ fn project() -> Compiled {
         }},
     }))
     .unwrap();
-    Compiled::new(document, 1, &|kind, _| ProviderCheck { channel: kind.parse().ok(), ..ProviderCheck::default() }).unwrap()
+    Compiled::new(document, 1, &|kind, _| ProviderCheck { channel: kind.parse().ok(), ..ProviderCheck::default() })
+        .unwrap()
 }
 
 fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notification {
@@ -320,7 +321,13 @@ fn what_follows_a_try_depends_on_its_error_alone() {
         let Some(Record::Receipt(receipt)) = output.records.first() else { panic!("{kind:?}: no receipt") };
         assert_eq!(receipt.kind, if again { ReceiptKind::Deferred } else { ReceiptKind::Failed });
     }
-    let sent = settle(&delivery(1), "mail", &provider(OnAmbiguous::Resend), Tried::Accepted { provider_id: Some("q1".into()), moved_to: None }, NOW);
+    let sent = settle(
+        &delivery(1),
+        "mail",
+        &provider(OnAmbiguous::Resend),
+        Tried::Accepted { provider_id: Some("q1".into()), moved_to: None },
+        NOW,
+    );
     assert!(matches!(&sent.records[..], [Record::Receipt(r)] if r.kind == ReceiptKind::Sent));
 }
 
@@ -391,7 +398,10 @@ fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
     assert_eq!(redelivered, Output::default(), "an older command comes too late");
     let again = step(&Members, &mut facts, position(Topic::Members, 2), upsert(r#"{"addresses":{}}"#));
     let index = AddressRow::key("shop", "email", "m@example.com", "m");
-    assert!(matches!(&again.rows[..], [Write::Put(cells)] if cells.key == index), "the index is written again: {again:?}");
+    assert!(
+        matches!(&again.rows[..], [Write::Put(cells)] if cells.key == index),
+        "the index is written again: {again:?}"
+    );
     step(&Members, &mut facts, position(Topic::Members, 3), upsert(r#"{"email":"new@example.com"}"#));
     assert_eq!(state(&facts), AddressState::Active);
 }

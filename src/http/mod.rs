@@ -3,7 +3,7 @@
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`webhooks`], [`probes`];
+//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`webhooks`], [`probes`];
 //! [`openapi`] describes them all.
 
 pub mod auth;
@@ -13,6 +13,7 @@ pub mod events;
 mod extract;
 pub mod idempotency;
 pub mod imports;
+pub mod links;
 pub mod members;
 pub mod notifications;
 pub mod openapi;
@@ -193,6 +194,9 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/dead-letters/{id}", &["get"]),
     ("/v1/dead-letters/replay", &["post"]),
     ("/v1/definitions", &["get", "put"]),
+    ("/v1/members/{id}/links", &["post"]),
+    ("/v1/web-push/key", &["get"]),
+    ("/v1/web-push/subscriptions", &["post"]),
     ("/v1/webhooks/{project}/{provider}", &["get", "post"]),
     ("/livez", &["get"]),
     ("/readyz", &["get"]),
@@ -211,6 +215,7 @@ pub fn router(api: Arc<Api>) -> Router {
     let answered_once = Router::new()
         .route("/v1/events", post(events::accept))
         .route("/v1/members/{id}", get(members::read).put(members::upsert).delete(members::remove))
+        .route("/v1/members/{id}/links", post(links::create))
         .route("/v1/imports/{id}", get(imports::progress))
         .route("/v1/imports/{id}/rejects", get(imports::rejects))
         .route("/v1/notifications", get(notifications::of_event))
@@ -221,12 +226,16 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/v1/definitions", get(definitions::read).put(definitions::publish))
         .layer(from_fn_with_state(Arc::clone(&shared), idempotency::once))
+        .route("/v1/web-push/key", get(links::key).options(links::preflight))
+        .route("/v1/web-push/subscriptions", post(links::subscribe).options(links::preflight))
         .route("/v1/webhooks/{project}/{provider}", get(webhooks::subscribe).post(webhooks::receive))
         .layer(from_fn_with_state(Arc::clone(&shared), bounded_memory))
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))
         .route("/metrics", get(probes::metrics))
         .route("/openapi.json", get(openapi::document))
+        .route("/bellwether.js", get(links::script))
+        .route("/bellwether-sw.js", get(links::worker))
         .layer(from_fn_with_state(Arc::clone(&shared), bounded_time));
     answered_once
         .route("/v1/members/import", post(imports::import))

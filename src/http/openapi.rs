@@ -18,6 +18,7 @@ use utoipa::{
     paths(
         super::events::accept,
         super::members::read, super::members::upsert, super::members::remove,
+        super::links::create, super::links::key, super::links::subscribe,
         super::imports::import, super::imports::progress, super::imports::rejects,
         super::notifications::of_event, super::notifications::story,
         super::stats::figures,

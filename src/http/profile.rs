@@ -21,7 +21,17 @@ pub const MAX_TOKEN_BYTES: usize = 4_096;
 
 /// The fields that a client may send. A browser's subscription is none of them: only the browser itself sends it.
 pub const FIELDS: [&str; 11] = [
-    "email", "phone", "whatsapp", "telegram", "app_push", "webhook", "locale", "time_zone", "channels", "opt_ins", "attributes",
+    "email",
+    "phone",
+    "whatsapp",
+    "telegram",
+    "app_push",
+    "webhook",
+    "locale",
+    "time_zone",
+    "channels",
+    "opt_ins",
+    "attributes",
 ];
 
 /// Checks the id of a member.
@@ -109,7 +119,9 @@ fn addresses(
 
 /// A Telegram chat by its number.
 fn chat(text: &str) -> Result<String, FieldError> {
-    let bad = || FieldError::new("telegram", "is not a chat's number", "send the number of a private chat, like `\"12345678\"`");
+    let bad = || {
+        FieldError::new("telegram", "is not a chat's number", "send the number of a private chat, like `\"12345678\"`")
+    };
     text.parse::<i64>().ok().filter(|id| *id > 0).map(|id| id.to_string()).ok_or_else(bad)
 }
 
@@ -117,7 +129,9 @@ fn chat(text: &str) -> Result<String, FieldError> {
 fn app_token(text: &str) -> Result<String, FieldError> {
     let known = text.strip_prefix("fcm:").or_else(|| text.strip_prefix("apns:"));
     match known {
-        Some(token) if !token.is_empty() && text.len() <= MAX_TOKEN_BYTES && token.bytes().all(|b| b.is_ascii_graphic()) => {
+        Some(token)
+            if !token.is_empty() && text.len() <= MAX_TOKEN_BYTES && token.bytes().all(|b| b.is_ascii_graphic()) =>
+        {
             Ok(text.to_owned())
         }
         _ => Err(FieldError::new("app_push", "is not an app's token", "send `fcm:TOKEN` or `apns:TOKEN`")),

@@ -266,8 +266,7 @@ enum Column {
     Attributes,
 }
 
-const COLUMNS: &str =
-    "name the columns id, email, phone, whatsapp, telegram, app_push, webhook, locale, time_zone, channels, opt_ins.CHANNEL, attributes.NAME, attributes";
+const COLUMNS: &str = "name the columns id, email, phone, whatsapp, telegram, app_push, webhook, locale, time_zone, channels, opt_ins.CHANNEL, attributes.NAME, attributes";
 
 fn header(fields: Vec<Vec<u8>>) -> Result<Vec<Column>, FieldError> {
     let bad = |detail: String| FieldError::new("header", detail, COLUMNS);

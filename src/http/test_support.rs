@@ -8,14 +8,14 @@ use super::{
     auth::{ApiKeyConfig, ApiKeys, Scope},
     probes::Check,
     router,
-    webhooks::{Call, Heard, HookError, Hooks, Callback, signed_url},
+    webhooks::{Call, Callback, Heard, HookError, Hooks, signed_url},
 };
 use crate::definitions::check_provider;
 use async_trait::async_trait;
 use bellwether_connectors::{
-    webhooks::inbound::{Inbound, Keyword},
     log::{Append, Bounds, Commit, Committed, Consumer, Log, LogError, LogRecord, TopicPartition},
     store::{Checkpoint, ScanPage, Store, StoreError, TokenRange},
+    webhooks::inbound::{Inbound, Keyword},
 };
 use bellwether_processors::definitions::{Compiled, Projects};
 use bellwether_schemas::{

@@ -14,7 +14,10 @@ use bellwether_schemas::{
     ids::EntryId,
     member::{Address, Patch, Profile},
     records::{DeadLetter, DefinitionSet, Event, Header, MemberAction, MemberCommand, Reason, Receipt},
-    tables::{AddressRow, AggregateRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow, LinkRow, MemberRow, StoryRow},
+    tables::{
+        AddressRow, AggregateRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow, LinkRow, MemberRow,
+        StoryRow,
+    },
 };
 use futures::StreamExt;
 use proptest::prelude::*;
@@ -216,7 +219,10 @@ async fn a_member_is_created_changed_read_and_removed() {
     assert!(commands.iter().all(|c| c.project == "shop" && c.member == "anna/b" && c.at == NOW));
     assert_eq!((commands[0].actor.as_str(), commands[2].actor.as_str()), ("all", "members"));
     let patch: Patch = serde_json::from_str(commands[1].patch.as_deref().unwrap()).unwrap();
-    assert_eq!(patch, Patch { locale: Some(Some("de-DE".into())), addresses: [(Channel::Sms, vec![])].into(), ..Patch::default() });
+    assert_eq!(
+        patch,
+        Patch { locale: Some(Some("de-DE".into())), addresses: [(Channel::Sms, vec![])].into(), ..Patch::default() }
+    );
 }
 
 #[tokio::test]
@@ -624,9 +630,7 @@ async fn a_callback_counts_only_if_the_provider_signed_it() {
     };
     let (path, signature) = ("/v1/webhooks/shop/main?r=tok%2Ben", "https://hooks.example.org/sms?r=tok%2Ben");
     let delivered = "MessageSid=SM1&MessageStatus=delivered&MessageStatus=x";
-    call(path, "https://127.0.0.1/v1/webhooks/shop/main?r=tok%2Ben", delivered)
-        .await
-        .problem(401, "signature");
+    call(path, "https://127.0.0.1/v1/webhooks/shop/main?r=tok%2Ben", delivered).await.problem(401, "signature");
     call("/v1/webhooks/shop/main?r=token", signature, delivered).await.problem(401, "signature");
     assert_eq!(house.told.all(), ["unverified main", "unverified main"]);
     assert!(house.log.appended(Topic::Receipts).is_empty());
@@ -667,10 +671,8 @@ async fn what_members_say_and_where_they_come_from_becomes_commands() {
     house.store.put(LinkRow { token: "t0".into(), project: "shop".into(), member: "anna".into() });
     house.store.put(LinkRow { token: "t1".into(), project: "other".into(), member: "otto".into() });
     let call = async |form: &str| {
-        let headers = [
-            ("content-type", "application/x-www-form-urlencoded"),
-            ("x-signature", "https://hooks.example.org/sms"),
-        ];
+        let headers =
+            [("content-type", "application/x-www-form-urlencoded"), ("x-signature", "https://hooks.example.org/sms")];
         house.call(Method::POST, "/v1/webhooks/shop/main", "", &headers, form.to_owned()).await.status.as_u16()
     };
     for (form, expected) in [
@@ -688,6 +690,41 @@ async fn what_members_say_and_where_they_come_from_becomes_commands() {
         let told: Vec<_> = commands[before..].iter().map(|c| (c.member.as_str(), c.action)).collect();
         assert_eq!(told, expected, "{form}");
     }
+}
+
+#[tokio::test]
+async fn a_link_is_made_for_a_member_and_a_browser_needs_one() {
+    let house = House::new().await;
+    let made = house.post("/v1/members/anna/links", &json!({"channel": "web_push", "valid_seconds": 60})).await;
+    let token = made.body["token"].as_str().unwrap();
+    assert_eq!((made.status.as_u16(), token.len(), &made.body["url"]), (201, 32, &Value::Null));
+    let rows = house.store.all::<LinkRow>();
+    assert_eq!((rows[0].member.as_str(), rows[0].token.as_str()), ("anna", token));
+    assert_eq!(house.store.ttls::<LinkRow>(), [Some(Duration::from_secs(60))]);
+    for (body, status, field) in [
+        (json!({"channel": "telegram"}), 422, "channel"),
+        (json!({"channel": "sms"}), 422, "channel"),
+        (json!({"channel": "web_push", "valid_seconds": 0}), 422, "valid_seconds"),
+        (json!({}), 400, "body"),
+    ] {
+        house.post("/v1/members/anna/links", &body).await.problem(status, field);
+    }
+    let subscribe = async |token: &str| {
+        let headers = [JSON, ("authorization", token)];
+        let body = json!({"project": "shop", "subscription": {}}).to_string();
+        house.call(Method::POST, "/v1/web-push/subscriptions", "", &headers, body).await
+    };
+    let stranger = subscribe("Bearer nobody").await;
+    stranger.problem(401, "Authorization");
+    assert_eq!(stranger.headers["access-control-allow-origin"], "*", "a page must be able to read why");
+    subscribe(&format!("Bearer {token}")).await.problem(404, "project");
+    house.get("/v1/web-push/key?project=shop").await.problem(404, "project");
+    let asked = house.call(Method::OPTIONS, "/v1/web-push/subscriptions", "", &[], "").await;
+    assert_eq!(
+        (asked.status.as_u16(), &asked.headers["access-control-allow-headers"]),
+        (204, &"authorization, content-type".parse().unwrap())
+    );
+    assert_eq!(house.get("/bellwether-sw.js").await.headers["content-type"], "text/javascript; charset=utf-8");
 }
 
 #[tokio::test]

@@ -166,7 +166,14 @@ pub async fn receive(
     let body = shared.read(&headers, body, shared.api.limits.body_bytes).await?;
     let form = form(&headers, &body).await?;
     let query = query.unwrap_or_default();
-    let call = Call { project: &project, provider: &provider, query: &query, headers: &headers, body: Some(&body), form: &form };
+    let call = Call {
+        project: &project,
+        provider: &provider,
+        query: &query,
+        headers: &headers,
+        body: Some(&body),
+        form: &form,
+    };
     shared.take(call).await
 }
 
@@ -254,7 +261,8 @@ impl Shared {
                 return Ok(commands);
             }
             Heard::Linked { channel, address, token, at } => {
-                let rows = self.api.store.read(&[LinkRow::read_one(token.as_str())]).await?.into_iter().flatten().next();
+                let rows =
+                    self.api.store.read(&[LinkRow::read_one(token.as_str())]).await?.into_iter().flatten().next();
                 let link = rows.map(LinkRow::from_cells).transpose()?.filter(|link| link.project == project);
                 // A link that is unknown or too old links nobody; the member is told nothing, because it may be a stranger's guess.
                 return Ok(link.map_or_else(Vec::new, |link| {

@@ -10,9 +10,9 @@ mod signing;
 pub mod smtp;
 pub mod telegram;
 pub mod twilio;
-pub mod whatsapp;
 pub mod web_push;
 pub mod webhook;
+pub mod whatsapp;
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -312,8 +312,20 @@ pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>,
 }
 
 /// Fields that refer to a secret.
-const SECRETS: [&str; 12] =
-    ["password", "auth_token", "access_token", "app_secret", "verify_token", "bot_token", "webhook_secret", "vapid_private_key", "service_account", "key", "secret", "previous_secrets"];
+const SECRETS: [&str; 12] = [
+    "password",
+    "auth_token",
+    "access_token",
+    "app_secret",
+    "verify_token",
+    "bot_token",
+    "webhook_secret",
+    "vapid_private_key",
+    "service_account",
+    "key",
+    "secret",
+    "previous_secrets",
+];
 
 fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
     serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {

@@ -41,6 +41,9 @@ pub struct Config {
     /// callbacks are accepted; updates are fetched then.
     #[serde(default)]
     pub webhook_secret: Option<Secret>,
+    /// The bot's name without `@`, which links to it need.
+    #[serde(default)]
+    pub username: Option<String>,
     /// Telegram, or a counterpart in tests.
     #[serde(default = "default_base_url")]
     pub base_url: String,

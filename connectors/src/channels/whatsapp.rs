@@ -568,7 +568,8 @@ impl WhatsappSink {
     }
 
     async fn ask(&self, url: String) -> Result<Vec<u8>, SendError> {
-        let Answer { status, retry_after, body, .. } = self.call(self.client.get(url)).await.map_err(http::of_question)?;
+        let Answer { status, retry_after, body, .. } =
+            self.call(self.client.get(url)).await.map_err(http::of_question)?;
         answered(status, retry_after, &body).map(<[u8]>::to_vec)
     }
 

@@ -6,11 +6,8 @@ use super::{
     inbound::{Inbound, Keyword},
     is_secret,
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bellwether_schemas::{Channel, Timestamp};
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::Value;
-use sha2::Sha256;
 
 /// Header with the word that we gave when the webhook was set.
 pub const SECRET_HEADER: &str = "X-Telegram-Bot-Api-Secret-Token";
@@ -49,7 +46,7 @@ pub enum Event {
     Linked {
         /// The member's chat.
         chat: String,
-        /// What the link carried; see [`link_payload`].
+        /// What the link carried: 1 to 64 of `A-Z a-z 0-9 _ -`.
         payload: String,
         /// When.
         at: Timestamp,
@@ -137,66 +134,10 @@ fn membership(member: &Value) -> Option<Event> {
     }
 }
 
-/// A payload that links nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LinkError {
-    /// It is no payload of ours, or of another member.
-    #[error("the link is not one of ours")]
-    Foreign,
-    /// It is too old.
-    #[error("the link has expired: ask for a new one")]
-    Expired,
-}
-
-/// Bytes of the time, and of the signature that follows it.
-const TIME: usize = 4;
-const MAC: usize = 16;
-
-/// The payload of a link `https://t.me/BOT?start=PAYLOAD` by which `member` makes a chat known until `expires` (whole seconds): 27 of
-/// `A-Z a-z 0-9 _ -`, Telegram takes 64.
-///
-/// It is the time, and 16 bytes of HMAC-SHA256 over project, member and time. So it says nothing of the member, cannot be guessed or altered, and
-/// needs no randomness: asked for twice, it is the same. Nor can a member be read from it (64 characters do not hold any id together with a
-/// signature), so whoever hands out the link keeps a row payload → project and member until it expires, and whoever takes it looks the row up
-/// and asks [`verify_link`], so that neither a row nor a payload alone links anybody.
-#[must_use]
-pub fn link_payload(key: &[u8], project: &str, member: &str, expires: Timestamp) -> String {
-    let seconds = u32::try_from(expires.0.div_euclid(1000).max(0)).unwrap_or(u32::MAX).to_be_bytes();
-    let mac = link_mac(key, project, member, seconds).finalize().into_bytes();
-    URL_SAFE_NO_PAD.encode(seconds.into_iter().chain(mac.into_iter().take(MAC)).collect::<Vec<u8>>())
-}
-
-/// Checks that [`link_payload`] made this payload for this member, in constant time, and that it has not expired.
-///
-/// # Errors
-/// See [`LinkError`].
-pub fn verify_link(key: &[u8], project: &str, member: &str, payload: &str, now: Timestamp) -> Result<(), LinkError> {
-    let bytes = URL_SAFE_NO_PAD.decode(payload).map_err(|_| LinkError::Foreign)?;
-    let Some((seconds, mac)) = bytes.split_first_chunk::<TIME>().filter(|(_, mac)| mac.len() == MAC) else {
-        return Err(LinkError::Foreign);
-    };
-    link_mac(key, project, member, *seconds).verify_truncated_left(mac).map_err(|_| LinkError::Foreign)?;
-    // Only what is ours is told that it is too old.
-    if i64::from(u32::from_be_bytes(*seconds)) * 1000 <= now.0 { Err(LinkError::Expired) } else { Ok(()) }
-}
-
 /// The link that carries `payload`, to the bot of this name (without `@`).
 #[must_use]
 pub fn deep_link(bot: &str, payload: &str) -> String {
     format!("https://t.me/{bot}?start={payload}")
-}
-
-/// Lengths keep project and member apart; the label keeps links apart from whatever else the key signs.
-fn link_mac(key: &[u8], project: &str, member: &str, seconds: [u8; TIME]) -> Hmac<Sha256> {
-    // HMAC takes keys of any length, so the other arm is never taken; were it, its signatures would be no secret's and fit nobody else's.
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| Hmac::<Sha256>::new(&Default::default()));
-    mac.update(b"bellwether/telegram/link/1");
-    for part in [project, member] {
-        mac.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        mac.update(part.as_bytes());
-    }
-    mac.update(&seconds);
-    mac
 }
 
 #[cfg(test)]
@@ -307,29 +248,6 @@ mod tests {
         assert!(matches!(read(b"<html>"), Err(WebhookError::Invalid { field: "body", .. })));
     }
 
-    #[test]
-    fn a_link_is_for_one_member_until_it_expires() {
-        let payload = link_payload(b"key", "shop", "m1", THEN);
-        assert!(payload.len() == 27 && payload.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'));
-        assert_eq!(payload, link_payload(b"key", "shop", "m1", THEN), "asked for twice, it is the same");
-        // As Python's hmac makes it: base64url(seconds + digest of label, lengths and words, seconds)[:20].
-        assert_eq!(payload, "aVc1eIIPCCjTdZ-zOwYhT3HsKxU");
-        assert_eq!(deep_link("our_bot", &payload), format!("https://t.me/our_bot?start={payload}"));
-        let before = Timestamp(THEN.0 - 1);
-        assert_eq!(verify_link(b"key", "shop", "m1", &payload, before), Ok(()));
-        assert_eq!(verify_link(b"key", "shop", "m1", &payload, THEN), Err(LinkError::Expired));
-        for (key, project, member) in
-            [(&b"kez"[..], "shop", "m1"), (b"key", "shop", "m2"), (b"key", "shopm", "1"), (b"key", "sho", "pm1")]
-        {
-            assert_eq!(verify_link(key, project, member, &payload, before), Err(LinkError::Foreign));
-        }
-        let later =
-            URL_SAFE_NO_PAD.encode([&[255; TIME][..], &URL_SAFE_NO_PAD.decode(&payload).unwrap()[TIME..]].concat());
-        for bad in [later.as_str(), "", "!", &payload[..26], &format!("{payload}AA"), &payload[..24]] {
-            assert_eq!(verify_link(b"key", "shop", "m1", bad, before), Err(LinkError::Foreign), "{bad}");
-        }
-    }
-
     proptest! {
         #[test]
         fn no_update_makes_us_panic(text in any::<String>(), date in any::<i64>(), id in any::<i64>(), bytes in prop::collection::vec(any::<u8>(), 0..60)) {
@@ -337,19 +255,6 @@ mod tests {
             event(&update("message", message));
             event(&update(if text.is_empty() { "message" } else { &text }, json!({"chat": id})));
             read(&bytes).ok();
-        }
-
-        #[test]
-        fn every_link_is_within_telegrams_alphabet_and_verifies(key: Vec<u8>, project: String, member: String, at in 1_i64..4_000_000_000_000) {
-            let payload = link_payload(&key, &project, &member, Timestamp(at));
-            prop_assert!(payload.len() <= 64 && payload.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)));
-            let earlier = Timestamp(at - 1000);
-            prop_assert_eq!(verify_link(&key, &project, &member, &payload, earlier), Ok(()));
-        }
-
-        #[test]
-        fn no_payload_makes_us_panic(payload in any::<String>(), now in any::<i64>()) {
-            verify_link(b"key", "shop", "m1", &payload, Timestamp(now)).ok();
         }
     }
 }
