@@ -1,7 +1,7 @@
 //! Channels: one file a provider, each with a `Config` (unknown fields refused, secrets by reference), a pure `request`, a pure
 //! `classify`, and a thin call. Whether, when and to whom to send is decided elsewhere.
 
-mod codes;
+pub(crate) mod codes;
 mod http;
 pub mod pacing;
 pub mod smtp;
