@@ -4,6 +4,7 @@
 pub(crate) mod codes;
 mod http;
 pub mod pacing;
+mod public;
 pub mod smtp;
 pub mod telegram;
 pub mod twilio;
@@ -123,7 +124,7 @@ pub struct Email {
 pub struct Attachment {
     /// File name; of an inline image also its content id.
     pub name: String,
-    /// Where it is fetched from.
+    /// Where it is fetched from (https), or the file itself as a `data:` URL (RFC 2397).
     pub url: String,
     /// Shown within the HTML body (`cid:NAME`), not below it.
     #[serde(default)]
@@ -327,8 +328,17 @@ pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>,
 }
 
 /// Fields that refer to a secret.
-const SECRETS: [&str; 7] =
-    ["password", "auth_token", "access_token", "app_secret", "verify_token", "bot_token", "webhook_secret"];
+const SECRETS: [&str; 9] = [
+    "password",
+    "auth_token",
+    "access_token",
+    "app_secret",
+    "verify_token",
+    "bot_token",
+    "webhook_secret",
+    "private_key",
+    "return_path_key",
+];
 
 fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
     serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {
@@ -337,7 +347,7 @@ fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) 
             field => field,
         };
         // The reader's words may hold the value.
-        let is_secret = field.split('.').next().is_some_and(|name| SECRETS.contains(&name));
+        let is_secret = field.split('.').any(|name| SECRETS.contains(&name));
         let problem = if is_secret {
             "must be `{env: NAME}` or `{file: PATH}`: never the secret itself".to_owned()
         } else {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod doors;
+mod files;
 mod report;
 
 use async_trait::async_trait;
