@@ -2,8 +2,10 @@
 //! our letters and samples: dkimpy, flufl.bounce, Python's `email`, and a Postfix of its own.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod counterparts;
 mod doors;
 mod files;
+mod postfix;
 mod report;
 
 use async_trait::async_trait;
