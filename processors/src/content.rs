@@ -1,6 +1,8 @@
 //! What a message says: a project's templates, compiled once, rendered for one delivery at a time.
 //! Nothing is sent, fetched or included here; a variable that is not there is an error, never an empty place.
 
+pub mod mjml;
+
 use crate::definitions::canonical_locale;
 use bellwether_schemas::{Channel, Timestamp, definitions::Template, member::Profile};
 use minijinja::{
