@@ -1,6 +1,6 @@
 //! Configuration of a process: one YAML file, every field with a default, checked as a whole before anything starts.
 
-use crate::http::auth::ApiKeyConfig;
+use crate::{http::auth::ApiKeyConfig, mail::MailConfig};
 use bellwether_connectors::{
     embedded::EmbeddedOptions, events::RegistryConfig, log::kafka::KafkaConfig, store::scylla::ScyllaConfig,
 };
@@ -29,6 +29,8 @@ pub struct Config {
     pub default_project: Option<String>,
     /// API keys. None at all: one is generated into `data_dir` (embedded only).
     pub api_keys: Vec<ApiKeyConfig>,
+    /// Where reports on our letters come back.
+    pub mail: MailConfig,
     /// Records in a batch.
     pub batch: usize,
     /// Consumers of each processor in this process.
@@ -49,6 +51,7 @@ impl Default for Config {
             registry: None,
             default_project: None,
             api_keys: Vec::new(),
+            mail: MailConfig::default(),
             batch: 250,
             workers: 1,
             window: 512,
@@ -134,6 +137,9 @@ impl Config {
         bounds("batch", self.batch, 1, 4_000);
         bounds("workers", self.workers, 1, 64);
         bounds("window", self.window, 1, 16_384);
+        if self.mail.listen.is_some() && self.mail.domains.is_empty() {
+            problems.push("mail.domains: none; name the return_path_domain of each provider".into());
+        }
         let shared = !matches!((&self.log, &self.store), (LogConfig::Embedded, StoreConfig::Embedded));
         if shared && self.api_keys.is_empty() {
             problems.push("api_keys: none; name at least one, because a cluster does not generate them".into());

@@ -15,6 +15,7 @@ pub mod config;
 pub mod definitions;
 pub mod demo;
 pub mod http;
+pub mod mail;
 pub mod metrics;
 pub mod receivers;
 pub mod runtime;

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub provider_stopped: IntGaugeVec,
     /// Webhook calls whose signature did not verify, by provider.
     pub webhooks_unverified: IntCounterVec,
+    /// Messages that came in by mail, by what they were.
+    pub mail_received: IntCounterVec,
 }
 
 const SECONDS: &[f64] =
@@ -115,6 +117,11 @@ impl Metrics {
                 "bellwether_webhooks_unverified_total",
                 "Webhook calls with a wrong signature.",
                 &["provider"],
+            )?,
+            mail_received: counter(
+                "bellwether_mail_received_total",
+                "Mail that came in, by what it was.",
+                &["report"],
             )?,
             registry,
         })

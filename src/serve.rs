@@ -4,6 +4,7 @@ use crate::{
     backends::{Backends, OpenError},
     config::Config,
     http,
+    mail::{MailConfig, Returns},
     metrics::Metrics,
     runtime::{
         clock::Clock,
@@ -17,11 +18,15 @@ use crate::{
 use bellwether_connectors::{
     events::{EventDecoder, Registry},
     log::TopicPartition,
+    mail::{
+        listener::{self, Protocol},
+        maildir::Maildir,
+    },
 };
-use bellwether_processors::Processor;
+use bellwether_processors::{Processor, definitions::Projects};
 use bellwether_schemas::{Channel, Lane, Topic};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::task::JoinSet;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// A part of the pipeline that can run in a process of its own.
@@ -133,6 +138,7 @@ impl Instance {
             let api = crate::api::build(config, &instance.backends, projects.clone(), &clock, &instance.metrics)
                 .map_err(|e| ServeError::Config(e.to_string()))?;
             instance.listen(config.listen, api).await?;
+            instance.hear_mail(&config.mail, projects.clone(), &clock).await?;
         }
         for _ in 0..config.workers {
             if roles.contains(&Role::Flow) {
@@ -189,7 +195,7 @@ impl Instance {
 
     async fn listen(&mut self, at: SocketAddr, api: Arc<http::Api>) -> Result<(), ServeError> {
         let io = |what: String| move |source| ServeError::Io { what, source };
-        let listener = tokio::net::TcpListener::bind(at).await.map_err(io(format!("listen: {at}")))?;
+        let listener = TcpListener::bind(at).await.map_err(io(format!("listen: {at}")))?;
         self.address = Some(listener.local_addr().map_err(io(format!("listen: {at}")))?);
         let stop = self.stop.clone();
         self.spawn("http", async move {
@@ -219,6 +225,39 @@ impl Instance {
     }
 
     /// The embedded parts' housekeeping: retention of the log, expiry in the store.
+    /// Takes what comes back by mail, where the configuration says so.
+    async fn hear_mail(
+        &mut self,
+        config: &MailConfig,
+        projects: watch::Receiver<Projects>,
+        clock: &Clock,
+    ) -> Result<(), ServeError> {
+        let (log, metrics, clock) = (Arc::clone(&self.backends.log), self.metrics.clone(), clock.clone());
+        let returns = Arc::new(Returns { log, projects, metrics, clock });
+        if let Some(address) = config.listen {
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|error| ServeError::Config(format!("mail.listen: {address}: {error}")))?;
+            let domains: Vec<&str> = config.domains.iter().map(String::as_str).collect();
+            let protocol = if config.lmtp { Protocol::Lmtp } else { Protocol::Smtp };
+            let settings = listener::Config { protocol, ..listener::Config::new(&domains) };
+            let (handler, stop) = (Arc::clone(&returns), self.stop.clone());
+            self.spawn("mail", async move {
+                listener::serve(listener, settings, None, handler, stop).await;
+                Ok(())
+            });
+        }
+        if let Some(folder) = config.maildir.clone() {
+            let keep_bytes = listener::Config::new(&[]).keep_bytes as u64;
+            let (maildir, stop) = (Maildir { folder, every: Duration::from_secs(5), keep_bytes }, self.stop.clone());
+            self.spawn("maildir", async move {
+                maildir.watch(&*returns, &stop).await;
+                Ok(())
+            });
+        }
+        Ok(())
+    }
+
     fn sweep(&mut self) {
         let (log, store) = (self.backends.embedded_log.clone(), self.backends.embedded_store.clone());
         let (stop, clock) = (self.stop.clone(), Clock::system());

@@ -2,12 +2,13 @@
 //! Nothing here decides: whom to tell what is the processors' business, and neither knows the other.
 //!
 //! Reading order: [`log`] and [`store`] (each twice: [`embedded`] in one database, and for a cluster), [`events`] (the encodings of the `events` topic),
-//! [`channels`] (one file a provider), [`webhooks`] (what providers call back), [`secret`].
+//! [`channels`] (one file a provider), [`webhooks`] (what providers call back), [`mail`] (what comes back by mail), [`secret`].
 
 pub mod channels;
 pub mod embedded;
 pub mod events;
 pub mod log;
+pub mod mail;
 pub mod secret;
 pub mod store;
 pub mod webhooks;

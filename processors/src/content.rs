@@ -1,6 +1,8 @@
 //! What a message says: a project's templates, compiled once, rendered for one delivery at a time.
 //! Nothing is sent, fetched or included here; a variable that is not there is an error, never an empty place.
 
+pub mod mjml;
+
 use crate::definitions::canonical_locale;
 use bellwether_schemas::{
     Channel, Timestamp,
@@ -122,10 +124,10 @@ impl Content {
                     let full = engine_name(name, *channel, locale, &place.to_string());
                     let added = match too_deep(text) {
                         Some(deep) => Err(deep),
-                        None => self
-                            .engine
-                            .add_template_owned(full.clone(), text.clone())
-                            .map_err(|error| describe(&error, text, true)),
+                        None => from_mjml(*channel, place, text).and_then(|html| {
+                            let added = self.engine.add_template_owned(full.clone(), html.clone());
+                            added.map_err(|error| describe(&error, &html, true))
+                        }),
                     };
                     if let Err(error) = added {
                         fault(*channel, locale, place.to_string(), error);
@@ -258,6 +260,19 @@ impl Content {
         variables.sort();
         variables
     }
+}
+
+/// The text that is a template: an e-mail's HTML may be written as MJML, which is converted here, once.
+fn from_mjml(channel: Channel, place: Place<'_>, text: &str) -> Result<String, Fault> {
+    if channel != Channel::Email || place.0 != "html" || !text.trim_start().starts_with("<mjml") {
+        return Ok(text.to_owned());
+    }
+    mjml::mjml_to_html(text).map_err(|error| Fault {
+        line: Some(u32::try_from(error.line).unwrap_or(u32::MAX)),
+        column: Some(u32::try_from(error.column).unwrap_or(u32::MAX)),
+        problem: error.problem,
+        undefined: false,
+    })
 }
 
 /// The engine's name of a text; its end says how variables are escaped.

@@ -169,7 +169,7 @@ pub struct ApprovedTemplate {
 pub struct Attachment {
     /// File name; of an inline image also its content id.
     pub name: String,
-    /// Where it is fetched from.
+    /// Where it is fetched from (https), or the file itself as a `data:` URL (RFC 2397).
     pub url: String,
     /// Shown within the HTML body (`cid:NAME`), not below it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

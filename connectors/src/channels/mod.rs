@@ -2,10 +2,11 @@
 //! `classify`, and a thin call. Whether, when and to whom to send is decided elsewhere.
 
 pub mod apns;
-mod codes;
+pub(crate) mod codes;
 pub mod fcm;
 mod http;
 pub mod pacing;
+mod public;
 mod signing;
 pub mod smtp;
 pub mod telegram;
@@ -312,7 +313,7 @@ pub fn build(kind: &str, settings: &Map<String, Value>) -> Result<Arc<dyn Sink>,
 }
 
 /// Fields that refer to a secret.
-const SECRETS: [&str; 12] = [
+const SECRETS: [&str; 14] = [
     "password",
     "auth_token",
     "access_token",
@@ -325,6 +326,8 @@ const SECRETS: [&str; 12] = [
     "key",
     "secret",
     "previous_secrets",
+    "private_key",
+    "return_path_key",
 ];
 
 fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) -> Result<C, ConfigError> {
@@ -334,7 +337,7 @@ fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) 
             field => field,
         };
         // The reader's words may hold the value.
-        let is_secret = field.split(['.', '[']).next().is_some_and(|name| SECRETS.contains(&name));
+        let is_secret = field.split(['.', '[']).any(|name| SECRETS.contains(&name));
         let problem = if is_secret {
             "must be `{env: NAME}` or `{file: PATH}`: never the secret itself".to_owned()
         } else {

@@ -1,25 +1,33 @@
-//! E-mail by SMTP: `Config`, the pure [`Letterhead::request`] and [`classify`], and the thin call over a pool of connections.
-//! Does not decide what is tried again, and never logs an address.
+//! E-mail by SMTP: `Config`, the pure [`Letterhead::request`] and [`classify`], and the thin call over a pool of
+//! connections. Does not decide what is tried again, and never logs an address.
 //!
-//! Reading order: `letter` (what is sent), `reply` (what is answered, and what it means), `connection` (the dialogue), `pool`.
-//! The dialogue is our own, because two things count that lettre's transport does not give: to know at which step it broke
-//! (before the final dot nothing was sent, after it nobody knows), and to put the envelope in one packet (RFC 2920).
+//! Reading order: `letter` (what is sent), with `plain`, `files` and `dkim`; `reply` (what is answered, and what it
+//! means), `connection` (the dialogue), `pool`. The dialogue is our own, because two things count that lettre's
+//! transport does not give: to know at which step it broke (before the final dot nothing was sent, after it nobody
+//! knows), and to put the envelope in one packet (RFC 2920).
 
 mod connection;
+mod dkim;
+mod files;
 mod letter;
+mod plain;
 mod pool;
 mod reply;
 
-pub use letter::{Letter, Letterhead};
+pub use dkim::{Algorithm, Dkim};
+pub use files::{File, FilesConfig};
+pub use letter::{Letter, Letterhead, Wishes};
+pub use plain::plain;
 pub use reply::{NotAReply, Reply, Stage, classify};
 
-use super::{Accepted, ConfigError, Message, SendError, Sink};
-use crate::secret::Secret;
+use super::{Accepted, ConfigError, Content, Message, SendError, Sink};
+use crate::{mail::origin::ReturnKey, secret::Secret};
 use async_trait::async_trait;
 use bellwether_schemas::{Channel, Timestamp, records::ErrorKind};
 use connection::{Connection, Fault};
+use files::Files;
 use pool::Pool;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use std::{
     net::IpAddr,
@@ -72,6 +80,34 @@ pub struct Config {
     /// Connections.
     #[serde(default)]
     pub pool: PoolConfig,
+    /// Signatures; none leaves them to the server.
+    #[serde(default)]
+    pub dkim: Vec<Dkim>,
+    /// Domain of the return path (VERP), whose mail must reach our listener or maildir ([`crate::mail`]); absent means
+    /// the sender's address. For SPF it must name the servers that send for us, and to be aligned with the sender's
+    /// domain for DMARC be below it.
+    #[serde(default)]
+    pub return_path_domain: Option<String>,
+    /// Where the key is to be had that marks letters, so that nobody makes a bounce up; goes with `return_path_domain`.
+    #[serde(default)]
+    pub return_path_key: Option<Secret>,
+    /// Asks servers on the way to report arrival too, where they can (NOTIFY=SUCCESS, RFC 3461): a message back for
+    /// each letter.
+    #[serde(default)]
+    pub delivery_reports: bool,
+    /// Also lets members unsubscribe by mail to the return path's domain, beside the link.
+    #[serde(default)]
+    pub unsubscribe_by_mail: bool,
+    /// Our name in `Feedback-ID: TEMPLATE:PROJECT:LANE:NAME`, by which Gmail counts complaints: 5 to 15 letters or
+    /// digits, always the same.
+    #[serde(default)]
+    pub feedback_id: Option<String>,
+    /// Writes a text part from the HTML where a message has none.
+    #[serde(default = "yes")]
+    pub derive_text: bool,
+    /// Attachments.
+    #[serde(default)]
+    pub files: FilesConfig,
 }
 
 /// TLS on an SMTP connection.
@@ -112,6 +148,10 @@ const fn default_timeout() -> u64 {
     30
 }
 
+const fn yes() -> bool {
+    true
+}
+
 pub(super) fn wrong(field: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Field { kind: KIND, field: field.into(), problem: problem.into() }
 }
@@ -150,7 +190,30 @@ impl Config {
                 return Err(wrong(field, format!("must be from {} to {}", allowed.start(), allowed.end())));
             }
         }
+        if self.return_path_domain.is_some() != self.return_path_key.is_some() {
+            return Err(wrong("return_path_key", "and `return_path_domain` go together: give both or none"));
+        }
+        if self.return_path_domain.is_none() && (self.unsubscribe_by_mail || self.delivery_reports) {
+            return Err(wrong(
+                "return_path_domain",
+                "is where that mail would go: give it, or drop `unsubscribe_by_mail` and `delivery_reports`",
+            ));
+        }
+        self.files.validate()?;
+        self.dkim.iter().try_for_each(Dkim::validate)?;
         Letterhead::new(self)
+    }
+
+    /// The key that marks this provider's letters, if it has a return path: with it, what comes back is read
+    /// ([`crate::mail::report::read`]).
+    ///
+    /// # Errors
+    /// It is not to be had, or too short.
+    pub fn return_key(&self) -> Result<Option<ReturnKey>, ConfigError> {
+        const FIELD: &str = "return_path_key";
+        let Some(secret) = &self.return_path_key else { return Ok(None) };
+        let secret = secret.resolve().map_err(|source| ConfigError::Secret { kind: KIND, field: FIELD, source })?;
+        ReturnKey::new(secret.expose_secret()).map(Some).map_err(|error| wrong(FIELD, error.to_string()))
     }
 
     fn is_loopback(&self) -> bool {
@@ -205,6 +268,7 @@ impl Server {
 #[derive(Debug)]
 pub struct SmtpSink {
     letterhead: Letterhead,
+    files: Files,
     server: Server,
     pool: Arc<Pool>,
     reaper: Once,
@@ -213,17 +277,18 @@ pub struct SmtpSink {
 }
 
 impl SmtpSink {
-    /// Checks the configuration and fetches the password. Connects only when there is something to send.
+    /// Checks the configuration and fetches password and keys. Connects only when there is something to send.
     ///
     /// # Errors
     /// Names the field and the remedy.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
-        let letterhead = config.validate()?;
+        let letterhead = config.validate()?.with_keys(config)?;
         let PoolConfig { max_connections, idle_seconds, max_messages_per_connection } = config.pool;
         let idle = Duration::from_secs(idle_seconds);
         Ok(Self {
             server: Server::new(config, letterhead.domain())?,
             letterhead,
+            files: Files::new(config.files)?,
             pool: Pool::new(max_connections, idle, max_messages_per_connection),
             reaper: Once::new(),
             idle,
@@ -231,7 +296,8 @@ impl SmtpSink {
         })
     }
 
-    /// Sends by an idle connection or a new one. One that turns out to have ended while idle is replaced once: nothing was said on it.
+    /// Sends by an idle connection or a new one. One that turns out to have ended while idle is replaced once: nothing
+    /// was said on it.
     async fn deliver(&self, letter: &Letter, deadline: Instant) -> Result<Reply, Fault> {
         if let Some(connection) = self.pool.take() {
             match self.by(connection, letter, deadline).await {
@@ -243,7 +309,8 @@ impl SmtpSink {
         self.by(connection, letter, deadline).await
     }
 
-    /// The connection belongs to this call until it is fit for the next: a call that is dropped half-way takes it along.
+    /// The connection belongs to this call until it is fit for the next: a call that is dropped half-way takes it
+    /// along.
     async fn by(&self, mut connection: Connection, letter: &Letter, deadline: Instant) -> Result<Reply, Fault> {
         let outcome = connection.deliver(letter, deadline).await;
         let fit = match &outcome {
@@ -286,7 +353,11 @@ impl Sink for SmtpSink {
 
     async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
         self.reap_idle_connections();
-        let letter = self.letterhead.request(message, now())?;
+        let files = match &message.content {
+            Content::Email(email) if !email.attachments.is_empty() => self.files.of(&email.attachments).await?,
+            _ => Vec::new(),
+        };
+        let letter = self.letterhead.request(message, &files, now())?;
         let deadline = Instant::now() + self.timeout;
         let Some(_slot) = self.pool.slot(deadline).await else {
             return Err(SendError::new(

@@ -4,7 +4,6 @@
 //! Reading order: this file, `subscription` (the address), `encryption`, `public` (where a push may go).
 
 mod encryption;
-mod public;
 mod subscription;
 
 pub use subscription::{BadSubscription, Hosts, Subscription};
@@ -12,6 +11,7 @@ pub use subscription::{BadSubscription, Hosts, Subscription};
 use super::{
     Accepted, ConfigError, Content, Message, Push, SendError, Sink,
     http::{self, Answer},
+    public,
     signing::{es256, unix_seconds},
 };
 use crate::secret::Secret;

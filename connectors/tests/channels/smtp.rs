@@ -279,6 +279,28 @@ async fn a_letter_arrives_as_it_was_written() {
 }
 
 #[tokio::test]
+async fn reports_are_asked_for_where_they_are_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    fs::write(&key, "0123456789abcdef").unwrap();
+    let change = json!({"return_path_domain": "bounce.shop.example", "return_path_key": {"file": key}});
+    for (offers, asked) in [(&["PIPELINING", "DSN"][..], true), (&["DSN"], true), (&["PIPELINING"], false)] {
+        let (at, seen) = serve(Script { offers, ..Script::default() }, None).await;
+        sink(at, change.clone()).send(&email(1, "jane+x@example.com", "x")).await.unwrap();
+        let commands = seen.commands();
+        let mark = commands[1].strip_prefix("MAIL FROM:<b+").unwrap()[..60].to_owned();
+        let (message, recipient) = if asked {
+            (format!(" RET=HDRS ENVID={mark}"), " NOTIFY=FAILURE ORCPT=rfc822;jane+2Bx@example.com")
+        } else {
+            (String::new(), "")
+        };
+        assert_eq!(commands[1], format!("MAIL FROM:<b+{mark}@bounce.shop.example>{message}"));
+        assert_eq!(commands[2], format!("RCPT TO:<jane+x@example.com>{recipient}"));
+        assert!(seen.taken.lock().unwrap()[0].contains("\r\nX-Bellwether-Reference:\r\n eyJ"));
+    }
+}
+
+#[tokio::test]
 async fn one_connection_serves_one_after_the_other_and_survives_refusals() {
     for offers in WAYS {
         let (at, seen) = serve(Script { offers, ..Script::default() }, None).await;

@@ -52,6 +52,7 @@ struct Features {
     pipelining: bool,
     starttls: bool,
     smtputf8: bool,
+    dsn: bool,
     auth_plain: bool,
     auth_login: bool,
 }
@@ -65,6 +66,7 @@ impl Features {
                 Some("PIPELINING") => features.pipelining = true,
                 Some("STARTTLS") => features.starttls = true,
                 Some("SMTPUTF8") => features.smtputf8 = true,
+                Some("DSN") => features.dsn = true,
                 Some("AUTH") => {
                     for mechanism in words {
                         features.auth_plain |= mechanism == "PLAIN";
@@ -215,8 +217,13 @@ impl Connection {
             return Err(Fault::Unfit(Stage::Mail, "the server takes no international addresses (SMTPUTF8)"));
         }
         let parameters = if international { " BODY=8BITMIME SMTPUTF8" } else { "" };
-        let mail = format!("MAIL FROM:<{}>{parameters}\r\n", letter.from);
-        let recipient = format!("RCPT TO:<{}>\r\n", letter.to);
+        // What we want to hear of it (RFC 3461): said only where it is understood.
+        let (envelope, notify) = match &letter.wishes {
+            Some(wishes) if self.features.dsn => (wishes.of_message.as_str(), wishes.of_recipient.as_str()),
+            _ => ("", ""),
+        };
+        let mail = format!("MAIL FROM:<{}>{parameters}{envelope}\r\n", letter.from);
+        let recipient = format!("RCPT TO:<{}>{notify}\r\n", letter.to);
         if self.features.pipelining {
             self.write(format!("{mail}{recipient}DATA\r\n").as_bytes()).await?;
             self.envelope().await?;

@@ -1,6 +1,6 @@
 //! A browser's subscription, which is an address of the channel. Whose it is, and whether it still is one, is decided elsewhere.
 
-use super::{encryption, public::is_public};
+use super::{super::public::is_public, encryption};
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE_NO_PAD},

@@ -1,4 +1,4 @@
-//! Which hosts a push may go to. Endpoints come from browsers, hence from strangers, and must not make us call into our own network.
+//! Which hosts we call where the URL is a stranger's, or goes through many hands: it must not make us call into our own network.
 //! It is checked where the connection is made, so that a name whose address changes after it was checked (DNS rebinding) gains nothing.
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
