@@ -1,6 +1,8 @@
 //! The connectors against servers that speak the real protocols: scripted ones for every turn a dialogue can take, and Postfix's `smtp-sink`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../contract/authority.rs"]
+mod authority;
 mod smtp;
 mod twilio;
 
