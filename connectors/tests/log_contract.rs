@@ -1,13 +1,29 @@
 //! The contract of the log, run on every implementation. The cases are in `contract/log.rs`.
+//! [`contract::a_kill_under_load_loses_nothing`] runs beside the others, on a server or a process of its own.
 //! A case that holds for one implementation only stands beside that implementation's module.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[macro_use]
 #[path = "contract/log.rs"]
 mod contract;
+#[path = "contract/authority.rs"]
+mod authority;
+#[path = "contract/kafka.rs"]
+mod kafka;
+#[path = "contract/load.rs"]
+mod load;
+#[path = "contract/process.rs"]
+#[allow(dead_code)] // nothing is told to a process here
+mod process;
+#[path = "contract/server.rs"]
+#[allow(dead_code)] // nobody is mistrusted here
+mod server;
 
 mod embedded {
-    use crate::contract::Harness;
+    use crate::{
+        contract::{self, Harness},
+        load::{self, Load},
+    };
     use async_trait::async_trait;
     use bellwether_connectors::{
         embedded::{Clock, Embedded, EmbeddedError, EmbeddedOptions},
@@ -16,7 +32,7 @@ mod embedded {
     use bellwether_schemas::{Timestamp, Topic, topics::Retention};
     use std::{
         collections::BTreeSet,
-        path::Path,
+        path::{Path, PathBuf},
         sync::{
             Arc,
             atomic::{AtomicI64, Ordering},
@@ -94,6 +110,23 @@ mod embedded {
         assert_eq!(log.progress("group", AT.topic).await.unwrap(), [Commit { at: AT, committed }]);
         let next = log.append(vec![record(AT.topic, "a", "3")]).await.unwrap();
         assert_eq!(next[0].offset, 2, "offsets are dense");
+    }
+
+    const LOAD: &str = "embedded::a_process_under_load";
+
+    /// Not a test of its own: the process that [`a_kill_under_load_loses_nothing`] kills.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_under_load() {
+        let work = |dir: PathBuf, first, say| contract::work(open(&dir, options()).unwrap().log, first, say);
+        load::run_there(LOAD, work).await;
+    }
+
+    #[tokio::test]
+    async fn a_kill_under_load_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = Load::there(LOAD, dir.path());
+        let log = async || open(dir.path(), options()).unwrap().log as Arc<dyn Log>;
+        contract::a_kill_under_load_loses_nothing(load, log).await;
     }
 
     #[tokio::test]
@@ -188,5 +221,35 @@ mod embedded {
     }
 }
 
-// `mod kafka` goes here: a `Harness` whose `log` opens a `KafkaLog` with a topic prefix of its own, and
-// `log_contract!("multi_thread", …)` on it.
+mod on_kafka {
+    use crate::{
+        contract::{self, Harness},
+        kafka::{self, Topics},
+        load::Load,
+        server::Server,
+    };
+    use async_trait::async_trait;
+    use bellwether_connectors::log::{Log, kafka::KafkaLog};
+    use std::sync::Arc;
+
+    #[async_trait]
+    impl Harness for Topics {
+        async fn log(&self) -> Arc<dyn Log> {
+            Topics::log(self).await
+        }
+    }
+
+    log_contract!("multi_thread", Topics::new());
+
+    /// TLS and password are a part of the way back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_kill_under_load_loses_nothing() {
+        let server = Server::new("kafka").await;
+        let log = KafkaLog::connect(kafka::secured(&server)).unwrap();
+        let load = Load::here(server, {
+            let log = Arc::clone(&log);
+            |first, say| contract::work(log, first, say)
+        });
+        contract::a_kill_under_load_loses_nothing(load, async || log as Arc<dyn Log>).await;
+    }
+}

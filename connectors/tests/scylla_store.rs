@@ -1,12 +1,17 @@
 //! What only the CQL store can get wrong, against a real server. What all stores have in common is in `store_contract.rs`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "contract/authority.rs"]
+mod authority;
 #[path = "contract/keyspace.rs"]
 mod keyspace;
+#[path = "contract/server.rs"]
+#[allow(dead_code)] // nothing is killed here
+mod server;
 
 use bellwether_connectors::store::{
     Checkpoint, Store, StoreError, TokenRange,
-    scylla::{ScyllaConfig, ScyllaStore},
+    scylla::{ScyllaConfig, ScyllaStore, ScyllaTls},
 };
 use bellwether_schemas::{
     Timestamp,
@@ -14,6 +19,7 @@ use bellwether_schemas::{
     tables::*,
 };
 use keyspace::{Keyspace, session};
+use server::Server;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, LazyLock, Mutex, Weak},
@@ -130,6 +136,15 @@ fn aggregate(project: &str, source: &str, value: i64) -> AggregateRow {
 async fn rows<R: Row>(store: &ScyllaStore, read: Read) -> Vec<R> {
     let found = store.read(&[read]).await.unwrap().remove(0);
     found.into_iter().map(|cells| R::from_cells(cells).unwrap()).collect()
+}
+
+/// Looks again and again until it is so.
+async fn until(so: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !so().await {
+        assert!(Instant::now() < deadline, "waited in vain");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 fn delete(table: &'static Table, key: Key, fence: Option<u64>) -> Write {
@@ -281,14 +296,7 @@ fn a_row_with_ttl_ends_and_a_later_put_without_it_stays() {
         let after = Instant::now();
         store.write(vec![line(story, 3).put()]).await.unwrap();
         let stay = [line(story, 3), line(story, 4)];
-        loop {
-            let found = rows::<StoryRow>(&store, StoryRow::read_all(story)).await;
-            if found == stay {
-                break;
-            }
-            assert!(after.elapsed() < 20 * second, "still there: {found:?}");
-            tokio::time::sleep(second / 10).await;
-        }
+        until(async || rows::<StoryRow>(&store, StoryRow::read_all(story)).await == stay).await;
         // The server counts whole seconds, and may have been at the end of one.
         assert!(after.elapsed() >= second, "ended after {:?}", after.elapsed());
     });
@@ -390,12 +398,11 @@ fn an_inserted_row_may_end_and_be_inserted_again() {
         };
         let cells = Cells { ttl: Some(Duration::from_secs(1)), ..row(Some("old")).into_cells() };
         assert_eq!(store.insert_if_absent(cells).await.unwrap(), None);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while let Some(found) = store.insert_if_absent(row(None).into_cells()).await.unwrap() {
-            assert_eq!(IdempotencyRow::from_cells(found).unwrap(), row(Some("old")));
-            assert!(Instant::now() < deadline, "the first row does not end");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        until(async || {
+            let found = store.insert_if_absent(row(None).into_cells()).await.unwrap();
+            found.map(|found| assert_eq!(IdempotencyRow::from_cells(found).unwrap(), row(Some("old")))).is_none()
+        })
+        .await;
         // What was absent is bound as unset: nothing of the old row may be left.
         let read = IdempotencyRow::read_one(project.as_str(), "k");
         assert_eq!(rows::<IdempotencyRow>(&store, read).await, [row(None)]);
@@ -645,5 +652,33 @@ fn a_server_that_is_not_there_is_unavailable_and_debug_shows_no_credentials() {
     on_store(|store| async move {
         let shown = format!("{store:?}");
         assert!(shown.contains("bw_test_") && !shown.contains("password"), "{shown}");
+    });
+}
+
+#[test]
+fn tls_and_password_let_in_and_what_is_wrong_with_them_is_said_soon() {
+    RUNTIME.block_on(async {
+        let server = Server::new("cql").await;
+        let right = keyspace::secured(&server);
+        let store = keyspace::connect_young(&right).await;
+        store.migrate().await.unwrap();
+        store.write(vec![line(Uuid::nil(), 1).put()]).await.unwrap();
+        assert_eq!(rows::<StoryRow>(&store, StoryRow::read_all(Uuid::nil())).await, [line(Uuid::nil(), 1)]);
+
+        let (nobody, wrong) = (Some("nobody".into()), Some(server.secret("wrong")));
+        let stranger = ScyllaTls { ca: Some(server.stranger()), ..right.tls.clone().unwrap() };
+        for (config, transient, words) in [
+            (ScyllaConfig { password: wrong, ..right.clone() }, false, "password"),
+            (ScyllaConfig { username: nobody, ..right.clone() }, false, "password"),
+            (ScyllaConfig { username: None, password: None, ..right.clone() }, false, "password"),
+            (ScyllaConfig { tls: Some(stranger), ..right.clone() }, false, "tls"),
+            // This looks the same as a node that goes away, which may come back.
+            (ScyllaConfig { tls: None, ..right.clone() }, true, "tls"),
+        ] {
+            let begin = Instant::now();
+            let error = ScyllaStore::connect(config).await.unwrap_err();
+            assert!(begin.elapsed() < Duration::from_secs(15), "after {:?}", begin.elapsed());
+            assert!(error.is_transient() == transient && error.to_string().contains(words), "{words}: {error}");
+        }
     });
 }

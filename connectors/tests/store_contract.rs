@@ -1,15 +1,29 @@
 //! The contract of the store, run on every implementation. The cases are in `contract/store.rs`.
+//! [`contract::a_kill_under_load_loses_nothing`] runs beside the others, on a server or a process of its own.
 //! A case that holds for one implementation only stands beside that implementation's module.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[macro_use]
 #[path = "contract/store.rs"]
 mod contract;
+#[path = "contract/authority.rs"]
+mod authority;
 #[path = "contract/keyspace.rs"]
 mod keyspace;
+#[path = "contract/load.rs"]
+mod load;
+#[path = "contract/process.rs"]
+#[allow(dead_code)] // nothing is told to a process here
+mod process;
+#[path = "contract/server.rs"]
+#[allow(dead_code)] // nobody is mistrusted here
+mod server;
 
 mod embedded {
-    use crate::contract::Harness;
+    use crate::{
+        contract::{self, Harness},
+        load::{self, Load},
+    };
     use async_trait::async_trait;
     use bellwether_connectors::{
         embedded::{Clock, Embedded, EmbeddedOptions},
@@ -21,7 +35,7 @@ mod embedded {
         tables::{AggregateRow, IdempotencyRow, ScheduleCursorRow},
     };
     use std::{
-        path::Path,
+        path::{Path, PathBuf},
         sync::{
             Arc,
             atomic::{AtomicI64, Ordering},
@@ -125,6 +139,26 @@ mod embedded {
         assert_eq!(AggregateRow::from_cells(found[0][0].clone()).unwrap(), sum("a"), "the fence is kept as well");
     }
 
+    const LOAD: &str = "embedded::a_process_under_load";
+
+    fn open_plainly(dir: &Path) -> Arc<EmbeddedStore> {
+        Embedded::open(dir, EmbeddedOptions::default()).unwrap().store
+    }
+
+    /// Not a test of its own: the process that [`a_kill_under_load_loses_nothing`] kills.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_under_load() {
+        let work = |dir: PathBuf, first, say| contract::work(open_plainly(&dir), first, say);
+        load::run_there(LOAD, work).await;
+    }
+
+    #[tokio::test]
+    async fn a_kill_under_load_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = Load::there(LOAD, dir.path());
+        contract::a_kill_under_load_loses_nothing(load, async || open_plainly(dir.path()) as Arc<dyn Store>).await;
+    }
+
     #[tokio::test]
     async fn a_sweep_removes_what_is_over_and_nothing_else() {
         let harness = InProcess::new(true);
@@ -196,7 +230,12 @@ mod embedded {
 }
 
 mod cql {
-    use crate::{contract::Harness, keyspace::Keyspace};
+    use crate::{
+        contract::{self, Harness},
+        keyspace::{self, Keyspace},
+        load::Load,
+        server::Server,
+    };
     use async_trait::async_trait;
     use bellwether_connectors::store::{Store, scylla::ScyllaStore};
     use std::sync::Arc;
@@ -222,4 +261,16 @@ mod cql {
     }
 
     store_contract!("multi_thread", OnServer::new());
+
+    /// TLS and password are a part of the way back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_kill_under_load_loses_nothing() {
+        let server = Server::new("cql").await;
+        let store = keyspace::connect_young(&keyspace::secured(&server)).await;
+        let load = Load::here(server, {
+            let store = Arc::clone(&store);
+            |first, say| contract::work(store, first, say)
+        });
+        contract::a_kill_under_load_loses_nothing(load, async || store as Arc<dyn Store>).await;
+    }
 }

@@ -35,6 +35,10 @@ enum Chore {
     ///
     /// State lies in `.services`, or in $BELLWETHER_SERVICES_HOME. The ports are those of $BELLWETHER_KAFKA_PORT (19092),
     /// $BELLWETHER_CQL_PORT (19042) and $BELLWETHER_REGISTRY_PORT (18081); with another home and other ports, several sets run side by side.
+    ///
+    /// $BELLWETHER_SERVICES_TLS names a PEM file with a private key (PKCS 8) and a certificate. Then Kafka speaks TLS and SCRAM-SHA-512 on a further
+    /// port, $BELLWETHER_KAFKA_TLS_PORT (19094), for `bellwether` with the password `wether-bell`, and the CQL store speaks nothing but TLS, for
+    /// `cassandra` with the password `cassandra`.
     Services {
         /// What to do with them.
         action: Action,

@@ -75,11 +75,12 @@ impl Service {
     }
 }
 
-/// Ports on loopback. Only the first of each service is for clients.
+/// Ports on loopback. The first of each service is for clients, and so is Kafka's with TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ports {
     kafka: u16,
     kafka_controller: u16,
+    kafka_tls: u16,
     cql: u16,
     cql_storage: u16,
     cql_jmx: u16,
@@ -87,8 +88,7 @@ struct Ports {
 }
 
 impl Ports {
-    /// What `variable` says, else the defaults. The ports that no client uses follow the client's port, so that a second set needs three
-    /// variables only.
+    /// What `variable` says, else the defaults. A service's further ports follow its first, so that a second set needs three variables only.
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         let port = |name: &str, default: u16| match variable(name) {
             Some(text) => text.parse::<u16>().with_context(|| format!("{name} is `{text}`: give a port, 1 to 65535")),
@@ -99,6 +99,7 @@ impl Ports {
         Ok(Self {
             kafka,
             kafka_controller: port("BELLWETHER_KAFKA_CONTROLLER_PORT", kafka.wrapping_add(1))?,
+            kafka_tls: port("BELLWETHER_KAFKA_TLS_PORT", kafka.wrapping_add(2))?,
             cql,
             cql_storage: port("BELLWETHER_CQL_STORAGE_PORT", cql.wrapping_add(1))?,
             cql_jmx: port("BELLWETHER_CQL_JMX_PORT", cql.wrapping_add(2))?,
@@ -119,17 +120,37 @@ impl Ports {
 #[derive(Clone, Debug)]
 pub(crate) struct Set {
     home: PathBuf,
+    /// Where the programs are, one copy for all sets.
+    programs: PathBuf,
     ports: Ports,
+    /// See [`Place::identity`].
+    identity: Option<PathBuf>,
     reuse: bool,
+}
+
+/// What a service needs to know of its set.
+#[derive(Debug)]
+struct Place {
+    /// Where its program is, or comes to be.
+    programs: PathBuf,
+    /// Where it keeps its state.
+    folder: PathBuf,
+    ports: Ports,
+    /// PEM file of a private key (PKCS 8) and its certificate. Where one is given, Kafka and the CQL store speak TLS and ask for a password.
+    identity: Option<PathBuf>,
 }
 
 impl Set {
     /// The set that the environment describes; `reuse` accepts a foreign service that answers.
     pub(crate) fn from_environment(root: &Path, reuse: bool) -> anyhow::Result<Self> {
-        let home = env::var_os("BELLWETHER_SERVICES_HOME").map_or_else(|| root.join(".services"), PathBuf::from);
+        let programs = root.join(".services");
+        let home = env::var_os("BELLWETHER_SERVICES_HOME").map_or_else(|| programs.clone(), PathBuf::from);
         fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
         let home = home.canonicalize().with_context(|| home.display().to_string())?;
-        Ok(Self { home, ports: Ports::from_variables(|name| env::var(name).ok())?, reuse })
+        let identity = env::var_os("BELLWETHER_SERVICES_TLS").map(PathBuf::from);
+        let identity =
+            identity.map(|path| path.canonicalize().with_context(|| path.display().to_string())).transpose()?;
+        Ok(Self { home, programs, ports: Ports::from_variables(|name| env::var(name).ok())?, identity, reuse })
     }
 
     /// The folder of everything that is fetched.
@@ -228,6 +249,8 @@ impl Set {
         stream.set_write_timeout(Some(ANSWER))?;
         match service {
             Service::Kafka => kafka::ask(&mut stream),
+            // A node opens this port when it is ready to serve, so the connection tells enough where only TLS is spoken.
+            Service::Cql if self.identity.is_some() => Ok(()),
             Service::Cql => cql::ask(&mut stream),
             Service::Registry => registry::ask(&mut stream),
         }
@@ -244,13 +267,18 @@ impl Set {
 
     fn start(&self, service: Service) -> anyhow::Result<()> {
         packages::for_services()?;
-        let folder = self.folder(service);
-        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let place = Place {
+            programs: self.programs.join(service.name()),
+            folder: self.folder(service),
+            ports: self.ports,
+            identity: self.identity.clone(),
+        };
+        fs::create_dir_all(&place.folder).with_context(|| place.folder.display().to_string())?;
         let mut java = Command::new(packages::java()?);
         match service {
-            Service::Kafka => kafka::command(&mut java, &folder, self.ports)?,
-            Service::Cql => cql::command(&mut java, &folder, self.ports)?,
-            Service::Registry => registry::command(&mut java, &folder, self.ports)?,
+            Service::Kafka => kafka::command(&mut java, &place)?,
+            Service::Cql => cql::command(&mut java, &place)?,
+            Service::Registry => registry::command(&mut java, &place)?,
         }
         self.process(service).start(&mut java)
     }
@@ -327,7 +355,8 @@ mod tests {
             _ => None,
         };
         let ports = Ports::from_variables(variables).unwrap();
-        assert_eq!((ports.kafka_controller, ports.cql_storage, ports.cql_jmx), (29_093, 29_043, 7199));
+        assert_eq!((ports.kafka_controller, ports.kafka_tls), (29_093, 29_094));
+        assert_eq!((ports.cql_storage, ports.cql_jmx), (29_043, 7199));
     }
 
     /// A set whose every port is that of a listener which takes connections and says nothing; the listener ends with its process.
@@ -336,7 +365,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || listener.incoming().for_each(drop));
         let ports = Ports::from_variables(|_| Some(port.to_string())).unwrap();
-        Set { home: home.to_owned(), ports, reuse }
+        Set { home: home.to_owned(), programs: home.to_owned(), ports, identity: None, reuse }
     }
 
     #[test]

@@ -30,6 +30,7 @@ use rdkafka::{
     Message, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     message::{BorrowedMessage, Headers},
+    metadata::Metadata,
     topic_partition_list::TopicPartitionListElem,
     types::RDKafkaErrorCode,
 };
@@ -77,9 +78,22 @@ impl KafkaLog {
         if let Some(count) = self.counts.read().unwrap_or_else(PoisonError::into_inner).get(&topic) {
             return Ok(*count);
         }
-        let count = self.reader.partition_count(topic).await?;
+        let count = reader::count_in(&self.metadata(Some(topic), reader::TIMEOUT).await?, self.names.of(topic))?;
         self.counts.write().unwrap_or_else(PoisonError::into_inner).insert(topic, count);
         Ok(count)
+    }
+
+    /// What the cluster says of a topic, or of all. This comes before everything else, so here is told what keeps us from a broker.
+    async fn metadata(&self, topic: Option<Topic>, timeout: Duration) -> Result<Metadata, LogError> {
+        match self.reader.metadata(topic, timeout).await {
+            Err(LogError::Unavailable(words)) => {
+                Err(self.producer.obstacle().unwrap_or_else(|| error::unreachable(&words)))
+            }
+            answer => {
+                self.producer.reached();
+                answer
+            }
+        }
     }
 
     /// Finds every record's partition, and refuses what is too large before anything is sent.
@@ -127,7 +141,7 @@ impl KafkaLog {
 
     /// Partition counts of the topics that exist; refuses one that differs from what is wanted.
     async fn existing(&self, partitions: u32) -> Result<Vec<Topic>, LogError> {
-        let metadata = self.reader.metadata(None, CREATE_TIMEOUT).await?;
+        let metadata = self.metadata(None, CREATE_TIMEOUT).await?;
         let mut existing = Vec::new();
         for topic in Topic::all() {
             let (name, wanted) = (self.names.of(topic), topic.partitions(partitions));
@@ -269,7 +283,7 @@ impl Log for KafkaLog {
 
     async fn ping(&self) -> Result<(), LogError> {
         // One topic, whether it exists or not: the metadata of all would be much to ask of a large cluster.
-        self.reader.metadata(Some(Topic::Events), PING_TIMEOUT).await.map(drop)
+        self.metadata(Some(Topic::Events), PING_TIMEOUT).await.map(drop)
     }
 }
 

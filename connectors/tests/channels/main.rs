@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod apns;
+#[path = "../contract/authority.rs"]
+mod authority;
 mod counterparts;
 mod counterparts_push;
 mod fcm;

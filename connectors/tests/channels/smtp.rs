@@ -1,16 +1,12 @@
-use super::message;
+use super::{
+    authority::{Authority, Identity},
+    message,
+};
 use bellwether_connectors::channels::{
     Accepted, Content, Email, Message, SendError, Sink,
     smtp::{Config, SmtpSink},
 };
 use bellwether_schemas::records::ErrorKind::{self, Ambiguous, InvalidAddress, Rejected, Transient, Unauthorized};
-use openssl::{
-    asn1::Asn1Time,
-    hash::MessageDigest,
-    pkey::PKey,
-    rsa::Rsa,
-    x509::{X509, X509NameBuilder, extension::SubjectAlternativeName},
-};
 use serde_json::json;
 use std::{
     collections::HashSet,
@@ -498,25 +494,12 @@ async fn the_password_is_checked_before_anything_is_sent() {
     assert!(error.detail.contains("neither AUTH PLAIN nor LOGIN"), "{error}");
 }
 
-/// A certificate for `localhost`, signed by itself, and an acceptor that shows it.
+/// An authority's certificate, and an acceptor that shows one for `localhost` which that authority signed.
 fn certificate() -> (Vec<u8>, TlsAcceptor) {
-    let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
-    let mut name = X509NameBuilder::new().unwrap();
-    name.append_entry_by_text("CN", "localhost").unwrap();
-    let name = name.build();
-    let mut builder = X509::builder().unwrap();
-    builder.set_version(2).unwrap();
-    builder.set_subject_name(&name).unwrap();
-    builder.set_issuer_name(&name).unwrap();
-    builder.set_pubkey(&key).unwrap();
-    builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-    builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
-    let names = SubjectAlternativeName::new().dns("localhost").build(&builder.x509v3_context(None, None)).unwrap();
-    builder.append_extension(names).unwrap();
-    builder.sign(&key, MessageDigest::sha256()).unwrap();
-    let pem = builder.build().to_pem().unwrap();
-    let identity = native_tls::Identity::from_pkcs8(&pem, &key.private_key_to_pem_pkcs8().unwrap()).unwrap();
-    (pem, native_tls::TlsAcceptor::new(identity).unwrap().into())
+    let authority = Authority::new();
+    let Identity { certificate, key } = authority.identity("localhost");
+    let identity = native_tls::Identity::from_pkcs8(&certificate, &key).unwrap();
+    (authority.certificate(), native_tls::TlsAcceptor::new(identity).unwrap().into())
 }
 
 #[tokio::test]

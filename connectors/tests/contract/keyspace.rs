@@ -1,8 +1,12 @@
 //! A keyspace of its own on the CQL server of the tests: 127.0.0.1:19042, or what the environment variable `BELLWETHER_CQL` names.
 
-use bellwether_connectors::store::scylla::{ScyllaConfig, ScyllaStore};
+use crate::server::Server;
+use bellwether_connectors::store::scylla::{ScyllaConfig, ScyllaStore, ScyllaTls};
 use scylla::client::{session::Session, session_builder::SessionBuilder};
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use uuid::Uuid;
 
 /// A name that nobody else has; the keyspace, if one was made by it, is dropped at the end.
@@ -23,6 +27,28 @@ impl Keyspace {
     pub(crate) async fn connect(&self) -> Arc<ScyllaStore> {
         let store = ScyllaStore::connect(ScyllaConfig::new(vec![contact_point()], self.name.clone())).await;
         store.unwrap_or_else(|error| panic!("{error}: start the server by `cargo xtask services up`"))
+    }
+}
+
+/// How to reach `server`, which asks for TLS and a password.
+pub(crate) fn secured(server: &Server) -> ScyllaConfig {
+    ScyllaConfig {
+        username: Some("cassandra".into()),
+        password: Some(server.secret("cassandra")),
+        tls: Some(ScyllaTls { ca: Some(server.authority()), certificate: None, key: None, verify_hostname: true }),
+        ..ScyllaConfig::new(vec![format!("127.0.0.1:{}", server.port())], "secured")
+    }
+}
+
+/// Connects to a server that may be so young that it knows no role yet.
+pub(crate) async fn connect_young(config: &ScyllaConfig) -> Arc<ScyllaStore> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match ScyllaStore::connect(config.clone()).await {
+            Ok(store) => return store,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

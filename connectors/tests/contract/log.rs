@@ -1,14 +1,17 @@
 //! What every log must do, one function a case. Cases know the trait only, never an implementation.
 
+use crate::load::{Load, Say};
 use async_trait::async_trait;
 use bellwether_connectors::log::{
     Append, Assignment, Bounds, Commit, CommitError, Committed, Consumer, Log, LogError, LogRecord, MAX_METADATA,
     Polled, TopicPartition,
 };
-use bellwether_schemas::{Lane, Position, Topic, records::Header};
+use bellwether_schemas::{Lane, Position, Topic, records::Header, topics::partition_of};
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -31,6 +34,7 @@ macro_rules! log_contract {
             metadata_beyond_the_limit_is_refused
             an_earlier_topic_goes_first
             a_rebalance_loses_nothing_and_moves_topics_together
+            consumers_that_come_and_go_lose_nothing
             a_superseded_owner_cannot_commit
             a_consumer_seeks_back_and_forth
             only_an_owner_seeks
@@ -93,6 +97,7 @@ fn progress_of(records: &[LogRecord]) -> Vec<Commit> {
 /// A consumer, with what it was told.
 struct Member {
     consumer: Box<dyn Consumer>,
+    topics: Vec<Topic>,
     owned: BTreeMap<TopicPartition, Option<Committed>>,
     received: Vec<LogRecord>,
     revoked: Vec<TopicPartition>,
@@ -106,7 +111,14 @@ impl Member {
 
     async fn of(log: &Arc<dyn Log>, group: &str, topics: &[Topic]) -> Self {
         let consumer = log.subscribe(group, topics).await.unwrap();
-        Self { consumer, owned: BTreeMap::new(), received: Vec::new(), revoked: Vec::new(), lost: Vec::new() }
+        Self {
+            consumer,
+            topics: topics.to_vec(),
+            owned: BTreeMap::new(),
+            received: Vec::new(),
+            revoked: Vec::new(),
+            lost: Vec::new(),
+        }
     }
 
     /// A member that owns all partitions of its topics.
@@ -126,6 +138,8 @@ impl Member {
         match polled {
             Polled::Records(records) => {
                 assert!(records.len() <= max, "{} records, asked for {max}", records.len());
+                let lane = |record: &LogRecord| self.topics.iter().position(|topic| *topic == record.position.topic);
+                assert!(records.is_sorted_by_key(lane), "an earlier topic goes first");
                 for record in &records {
                     let at = next_of(record).at;
                     assert!(self.owned.contains_key(&at), "a record of {at:?}, which is not ours");
@@ -200,7 +214,7 @@ pub(crate) async fn positions_say_where_each_record_stands(make: &dyn Harness) {
     let positions = log.append(records.clone()).await.unwrap();
     assert_eq!(positions.len(), records.len());
     for (record, position) in records.iter().zip(&positions) {
-        assert_eq!(position.topic, record.topic);
+        assert_eq!((position.topic, position.partition), (record.topic, partition_of(&record.key, PARTITIONS)));
         let at = TopicPartition { topic: position.topic, partition: position.partition };
         let found = log.read(at, position.offset, 1).await.unwrap();
         assert_eq!((found[0].position, &found[0].payload[..]), (*position, &record.payload[..]));
@@ -247,7 +261,7 @@ pub(crate) async fn the_next_owner_reads_the_metadata(make: &dyn Harness) {
     assert!(first.owned.values().all(Option::is_none), "never worked on");
     let at = TopicPartition { topic: Topic::Events, partition: 1 };
     let older = Committed { offset: 1, metadata: "older".into() };
-    let newer = Committed { offset: 2, metadata: "x".repeat(MAX_METADATA) };
+    let newer = Committed { offset: 2, metadata: "é".repeat(MAX_METADATA / 2) };
     for committed in [older, newer.clone()] {
         first.consumer.commit(vec![Commit { at, committed }]).await.unwrap();
     }
@@ -273,6 +287,10 @@ pub(crate) async fn an_earlier_topic_goes_first(make: &dyn Harness) {
     let mut member = Member::new(&log, &[URGENT, BULK]).await;
     member.until("bulk is on its way", 100, |m| m.received.len() >= 300).await;
     log.append(vec![record(URGENT, "key", "0")]).await.unwrap();
+    // It arrives meanwhile, beside queues that are full of bulk.
+    for _ in 0..3 {
+        member.poll(0).await;
+    }
     let urgent = |m: &Member| m.received.iter().any(|r| r.position.topic == URGENT);
     member.until("the urgent one came", 100, urgent).await;
     assert!(member.received.len() < 5_000, "{} bulk records came before", member.received.len());
@@ -306,9 +324,18 @@ pub(crate) async fn a_rebalance_loses_nothing_and_moves_topics_together(make: &d
         assert_eq!(member.partitions(URGENT), member.partitions(BULK), "co-partitioned");
         assert_eq!(member.partitions(URGENT).len(), 2);
     }
-    for commit in given {
-        assert_eq!(second.owned[&commit.at].as_ref().map(|c| c.offset), Some(commit.committed.offset));
+    for Commit { at, committed } in given {
+        let now = first.owned.get(&at).or(second.owned.get(&at)).unwrap();
+        assert_eq!(now.as_ref().map(|c| c.offset), Some(committed.offset), "the next owner knows of {at:?}");
     }
+    // A member may commit what is its own, and nothing else.
+    let own = work.into_iter().filter(|commit| first.owned.contains_key(&commit.at)).collect();
+    first.consumer.commit(own).await.unwrap();
+    let (at, committed) = second.owned.first_key_value().unwrap();
+    let other =
+        Commit { at: *at, committed: committed.clone().unwrap_or(Committed { offset: 0, metadata: String::new() }) };
+    let refused = first.consumer.commit(vec![other]).await;
+    assert!(matches!(refused, Err(CommitError::Superseded)), "{refused:?}");
     let all =
         |a: &Member, b: &Member| a.received.iter().chain(&b.received).map(|r| r.position).collect::<BTreeSet<_>>();
     while all(&first, &second).len() < 400 {
@@ -317,6 +344,53 @@ pub(crate) async fn a_rebalance_loses_nothing_and_moves_topics_together(make: &d
         second.poll(50).await;
     }
     assert_eq!(first.received.len() + second.received.len(), 400, "what was committed does not come again");
+}
+
+/// How often each number was seen.
+type Seen = Mutex<BTreeMap<usize, usize>>;
+
+/// Works until all is seen, leaving and coming back after every `stay` records; each commit follows its records.
+/// Returns how often partitions were taken away.
+async fn come_and_go(log: &Arc<dyn Log>, stay: usize, seen: &Seen, count: usize) -> usize {
+    let mut revocations = 0;
+    let done = || seen.lock().unwrap().len() >= count;
+    while !done() {
+        let mut member = Member::new(log, &[Topic::Events]).await;
+        while member.received.len() < stay && !done() {
+            let before = member.received.len();
+            member.poll(100).await;
+            let batch = &member.received[before..];
+            for record in batch {
+                *seen.lock().unwrap().entry(number(record)).or_default() += 1;
+            }
+            match member.consumer.commit(progress_of(batch)).await {
+                Ok(()) | Err(CommitError::Superseded) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        revocations += usize::from(!member.revoked.is_empty()) + usize::from(!member.lost.is_empty());
+        member.consumer.close().await;
+    }
+    revocations
+}
+
+pub(crate) async fn consumers_that_come_and_go_lose_nothing(make: &dyn Harness) {
+    let log = ready(make).await;
+    let (count, seen) = (20_000, Seen::default());
+    let appending = async {
+        for start in (0..count).step_by(100) {
+            log.append(numbered(Topic::Events, start..start + 100)).await.unwrap();
+            // Not faster than the consumers can come and go.
+            while seen.lock().unwrap().len() + 2_000 < start {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    let consuming = join_all((0..8).map(|n| come_and_go(&log, 400 + 300 * n, &seen, count)));
+    let both = tokio::time::timeout(PATIENCE, async { tokio::join!(appending, consuming).1 }).await;
+    let revocations = both.unwrap_or_else(|_| panic!("only {} seen", seen.lock().unwrap().len()));
+    assert!(revocations.into_iter().sum::<usize>() > 0, "nothing was tested");
+    assert!(seen.lock().unwrap().keys().copied().eq(0..count));
 }
 
 pub(crate) async fn a_superseded_owner_cannot_commit(make: &dyn Harness) {
@@ -500,5 +574,152 @@ pub(crate) async fn groups_do_not_know_each_other(make: &dyn Harness) {
         let mut member = Member::of(&log, group, &[Topic::Events]).await;
         member.until("all came", 30, |m| m.received.len() == 30).await;
         member.consumer.commit(progress_of(&member.received)).await.unwrap();
+    }
+}
+
+/// What a load does on a log.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Done {
+    /// A number was appended there.
+    Appended { number: usize, partition: u32, offset: u64 },
+    /// The group has come to this offset.
+    Committed { partition: u32, offset: u64 },
+}
+
+/// Writers of a load; each has a key of its own.
+const WRITERS: usize = 4;
+/// Records of one append.
+const BATCH: usize = 5;
+/// Pause before a load does again what failed for a while, as the product would.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Appends, consumes and commits for ever, and says what was acknowledged. What fails for a while it does again, with the clients that it has.
+/// Numbers rise from `first`.
+pub(crate) async fn work(log: Arc<dyn Log>, first: usize, say: Say<Done>) {
+    log.create_topics(PARTITIONS).await.unwrap();
+    let writers = join_all((0..WRITERS).map(|writer| append_on(&log, writer, first, &say)));
+    tokio::join!(writers, consume_on(&log, &say));
+}
+
+async fn append_on(log: &Arc<dyn Log>, writer: usize, first: usize, say: &Say<Done>) {
+    for batch in (first..).step_by(BATCH) {
+        let records =
+            || (batch..batch + BATCH).map(|n| record(Topic::Events, &format!("key-{writer}"), &n.to_string()));
+        loop {
+            match log.append(records().collect()).await {
+                Ok(positions) => {
+                    for (number, Position { partition, offset, .. }) in (batch..).zip(positions) {
+                        say(Done::Appended { number, partition, offset });
+                    }
+                    break;
+                }
+                Err(error) => assert!(error.is_transient(), "{error}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn consume_on(log: &Arc<dyn Log>, say: &Say<Done>) {
+    let mut consumer = log.subscribe(GROUP, &[Topic::Events]).await.unwrap();
+    let mut next = BTreeMap::new();
+    loop {
+        let records = match consumer.poll(100, WAIT).await {
+            Ok(Polled::Records(records)) => records,
+            Ok(Polled::Assigned(assignments)) => {
+                next.extend(assignments.into_iter().map(|a| (a.at.partition, a.committed.map_or(0, |c| c.offset))));
+                continue;
+            }
+            Ok(Polled::Revoked { partitions, .. }) => {
+                next.retain(|partition, _| partitions.iter().all(|at| at.partition != *partition));
+                continue;
+            }
+            Err(error) => {
+                assert!(error.is_transient(), "{error}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        for Position { partition, offset, .. } in records.iter().map(|record| record.position) {
+            assert_eq!(next.insert(partition, offset + 1), Some(offset), "partition {partition}: none is passed over");
+        }
+        match consumer.commit(progress_of(&records)).await {
+            Ok(()) => {
+                for Commit { at, committed } in progress_of(&records) {
+                    say(Done::Committed { partition: at.partition, offset: committed.offset });
+                }
+            }
+            Err(CommitError::Superseded) => {}
+            Err(CommitError::Log(error)) => assert!(error.is_transient(), "{error}"),
+        }
+    }
+}
+
+/// What is known to have been acknowledged.
+#[derive(Default)]
+struct Known {
+    /// Number and key by position.
+    appended: BTreeMap<(u32, u64), usize>,
+    committed: BTreeMap<u32, u64>,
+}
+
+impl Known {
+    fn take(&mut self, done: Done) {
+        match done {
+            Done::Appended { number, partition, offset } => {
+                assert_eq!(self.appended.insert((partition, offset), number), None, "{partition}/{offset} given twice");
+            }
+            Done::Committed { partition, offset } => drop(self.committed.insert(partition, offset)),
+        }
+    }
+
+    /// Takes what comes until a thousand appends more are acknowledged, and the group has passed all of them. More cannot have been under way.
+    async fn more(&mut self, load: &mut Load<Done>) {
+        let enough = self.appended.len() + 1_000;
+        while self.appended.len() < enough {
+            self.take(load.next().await);
+        }
+        let mut ends = BTreeMap::new();
+        for (partition, offset) in self.appended.keys() {
+            ends.insert(*partition, offset + 1);
+        }
+        while ends.iter().any(|(partition, end)| self.committed.get(partition).is_none_or(|offset| offset < end)) {
+            self.take(load.next().await);
+        }
+    }
+}
+
+/// A case of its own, because it needs a log that may be killed: `log` gives a handle of it when the load has ended.
+pub(crate) async fn a_kill_under_load_loses_nothing(mut load: Load<Done>, log: impl AsyncFnOnce() -> Arc<dyn Log>) {
+    let mut known = Known::default();
+    known.more(&mut load).await;
+    for _ in 0..2 {
+        load.kill_and_start().await.into_iter().for_each(|done| known.take(done));
+        known.more(&mut load).await;
+    }
+    load.end().await.into_iter().for_each(|done| known.take(done));
+
+    let log = log().await;
+    let records = read_all(&log, Topic::Events).await;
+    let place = |record: &LogRecord| (record.position.partition, record.position.offset);
+    let there: BTreeMap<_, _> = records.iter().map(|record| (place(record), number(record))).collect();
+    for (place, number) in &known.appended {
+        assert_eq!(there.get(place), Some(number), "at {place:?}");
+    }
+    let mut seen: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
+    for record in &records {
+        let (numbers, number) = (seen.entry(record.key.clone()).or_default(), number(record));
+        // An append that failed may stand there, and stands there again since it was repeated.
+        assert!(numbers.contains(&number) || numbers.last().is_none_or(|last| *last < number), "{number} is late");
+        numbers.insert(number);
+    }
+    assert_eq!(seen.len(), WRITERS);
+    let progress = log.progress(GROUP, Topic::Events).await.unwrap();
+    for (partition, offset) in known.committed {
+        let commit = progress.iter().find(|commit| commit.at.partition == partition).unwrap();
+        assert!(
+            commit.committed.offset >= offset,
+            "partition {partition}: {offset} was committed, {commit:?} is there"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! What every store must do, one function a case. Cases know the trait only, never an implementation.
 //! They use the product's own tables, so that their definitions are tried as well.
 
+use crate::load::{Load, Say};
 use async_trait::async_trait;
 use bellwether_connectors::store::{Checkpoint, Store, StoreError, TokenRange};
 use bellwether_schemas::{
@@ -11,6 +12,8 @@ use bellwether_schemas::{
         ScheduleCursorRow, ScheduledRow, StoryRow, all,
     },
 };
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
     sync::{
@@ -27,7 +30,7 @@ pub(crate) trait Harness: Send + Sync {
     /// A handle of the store, as another process would have it.
     async fn store(&self) -> Arc<dyn Store>;
 
-    /// Lets time pass for the store: really, unless its clock can be set.
+    /// Lets a moment pass for the store between two looks at it: really, unless its clock can be set.
     async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
@@ -349,7 +352,6 @@ pub(crate) async fn a_ttl_ends_a_row(make: &dyn Harness) {
     let there = rows::<IdempotencyRow>(&store, IdempotencyRow::read_one("shop", "short")).await;
     // A machine that was busy for so long proves nothing.
     assert!(there == [key("short", Some(1))] || before.elapsed() > ttl / 2);
-    make.pass(ttl).await;
     until_gone(make, &store, "short").await;
     assert_eq!(
         rows::<IdempotencyRow>(&store, IdempotencyRow::read_all("shop", "short")).await,
@@ -371,7 +373,6 @@ pub(crate) async fn a_put_without_ttl_makes_a_row_stay(make: &dyn Harness) {
     store.write(vec![key("a", Some(1)).put_for(ttl)]).await.unwrap();
     store.write(vec![key("a", Some(2)).put()]).await.unwrap();
     store.write(vec![key("b", Some(1)).put_for(ttl)]).await.unwrap();
-    make.pass(ttl).await;
     until_gone(make, &store, "b").await;
     assert_eq!(rows::<IdempotencyRow>(&store, IdempotencyRow::read_one("shop", "a")).await, [key("a", Some(2))]);
 }
@@ -572,7 +573,7 @@ pub(crate) async fn a_scan_in_parts_sees_each_row_once(make: &dyn Harness) {
     for (parts, limit) in [(1, 10_000), (4, 37), (7, 1)] {
         let ranges = store.ranges(parts);
         assert_eq!(ranges.len(), parts as usize);
-        let pages = futures::future::join_all(ranges.into_iter().map(|range| scan(make, range, limit))).await;
+        let pages = join_all(ranges.into_iter().map(|range| scan(make, range, limit))).await;
         assert!(parts == 1 || pages.iter().filter(|rows| !rows.is_empty()).count() > 1);
         for rows in &pages {
             let lines = rows.chunk_by(|a, b| a.notification == b.notification);
@@ -617,4 +618,121 @@ pub(crate) async fn tables_are_created_once(make: &dyn Harness) {
     assert_eq!(make.store().await.migrate().await.unwrap(), Vec::<String>::new());
     store.ping().await.unwrap();
     store.write(vec![key("k", None).put()]).await.unwrap();
+}
+
+/// What a load does on a store.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Done {
+    /// A writer's rows of this number were written.
+    Written { writer: u32, number: u32 },
+    /// The row of this number was inserted where none was.
+    Inserted { number: u32 },
+}
+
+/// Writers of a load; each has partitions of its own.
+const WRITERS: u32 = 4;
+/// Pause before a load does again what failed for a while, as the product would.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Does something until it does not fail for a while, but passes.
+async fn again<T, F: Future<Output = Result<T, StoreError>> + Send>(call: impl Fn() -> F) -> T {
+    loop {
+        match call().await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Writes, reads and inserts for ever, and says what was acknowledged. Numbers rise from `first`.
+pub(crate) async fn work(store: Arc<dyn Store>, first: usize, say: Say<Done>) {
+    store.migrate().await.unwrap();
+    let first = u32::try_from(first).unwrap();
+    let writers = join_all((0..WRITERS).map(|writer| write_on(&store, writer, first, &say)));
+    tokio::join!(writers, insert_on(&store, first, &say));
+}
+
+fn cursor_of(writer: u32, number: u32) -> ScheduleCursorRow {
+    ScheduleCursorRow { shard: writer.into(), due: Timestamp(number.into()) }
+}
+
+fn sum_of(writer: u32, number: u32) -> AggregateRow {
+    AggregateRow { value: number.into(), ..aggregate("t", "sms", "sent", &writer.to_string()) }
+}
+
+async fn write_on(store: &Arc<dyn Store>, writer: u32, first: u32, say: &Say<Done>) {
+    for number in first.. {
+        let line = story(writer.into(), number.into()).put();
+        let writes = vec![line, cursor_of(writer, number).put(), sum_of(writer, number).put_fenced(number.into())];
+        again(|| store.write(writes.clone())).await;
+        say(Done::Written { writer, number });
+        let reads = [ScheduleCursorRow::read_all(i64::from(writer))];
+        let found = again(|| store.read(&reads)).await;
+        assert_eq!(ScheduleCursorRow::from_cells(found[0][0].clone()).unwrap(), cursor_of(writer, number));
+    }
+}
+
+async fn insert_on(store: &Arc<dyn Store>, first: u32, say: &Say<Done>) {
+    for number in first.. {
+        let row = || key(&number.to_string(), Some(number.into()));
+        // What failed may have happened; then it finds itself.
+        let found = again(|| store.insert_if_absent(row().into_cells())).await;
+        assert!(found.is_none_or(|cells| IdempotencyRow::from_cells(cells).unwrap() == row()));
+        say(Done::Inserted { number });
+    }
+}
+
+/// What is known to have been acknowledged.
+#[derive(Default)]
+struct Known {
+    written: BTreeSet<(u32, u32)>,
+    inserted: BTreeSet<u32>,
+}
+
+impl Known {
+    fn take(&mut self, done: Done) {
+        match done {
+            Done::Written { writer, number } => self.written.insert((writer, number)),
+            Done::Inserted { number } => self.inserted.insert(number),
+        };
+    }
+
+    /// Takes what comes until so much more is acknowledged as cannot have been under way.
+    async fn more(&mut self, load: &mut Load<Done>) {
+        let enough = (self.written.len() + 400, self.inserted.len() + 20);
+        while self.written.len() < enough.0 || self.inserted.len() < enough.1 {
+            self.take(load.next().await);
+        }
+    }
+}
+
+/// A case of its own, because it needs a store that may be killed: `store` gives a handle of it when the load has ended.
+pub(crate) async fn a_kill_under_load_loses_nothing(mut load: Load<Done>, store: impl AsyncFnOnce() -> Arc<dyn Store>) {
+    let mut known = Known::default();
+    known.more(&mut load).await;
+    for _ in 0..2 {
+        load.kill_and_start().await.into_iter().for_each(|done| known.take(done));
+        known.more(&mut load).await;
+    }
+    load.end().await.into_iter().for_each(|done| known.take(done));
+
+    let store = store().await;
+    for writer in 0..WRITERS {
+        let lines = rows::<StoryRow>(&store, StoryRow::read_all(id(writer.into()))).await;
+        let lines: BTreeSet<_> = lines.into_iter().map(|line| line.id).collect();
+        let acknowledged: Vec<_> = known.written.iter().filter(|(by, _)| *by == writer).map(|(_, n)| *n).collect();
+        let lost: Vec<_> = acknowledged.iter().filter(|number| !lines.contains(&id(u128::from(**number)))).collect();
+        assert!(lost.is_empty(), "of writer {writer}: {lost:?}");
+        let last = i64::from(*acknowledged.last().unwrap());
+        let cursor = rows::<ScheduleCursorRow>(&store, ScheduleCursorRow::read_all(i64::from(writer))).await;
+        assert!(cursor[0].due.0 >= last, "{cursor:?}, acknowledged was {last}");
+        let sums = rows::<AggregateRow>(&store, AggregateRow::read_all("shop", "2026-01-31")).await;
+        let sum = sums.iter().find(|sum| sum.source == writer.to_string()).unwrap();
+        assert!(sum.value >= last, "{sum:?}, acknowledged was {last}");
+    }
+    for number in known.inserted {
+        let found = rows::<IdempotencyRow>(&store, IdempotencyRow::read_one("shop", number.to_string())).await;
+        assert_eq!(found, [key(&number.to_string(), Some(number.into()))]);
+    }
 }

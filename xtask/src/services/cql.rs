@@ -1,31 +1,31 @@
 //! Apache Cassandra, one node: the same CQL and wire protocol as ScyllaDB, which is in no package registry.
 
 use super::{
-    Ports,
+    Place, Ports,
     maven::{self, Artifact},
 };
 use anyhow::{Context as _, bail, ensure};
 use std::{
     env, fs,
     io::{Read, Write},
-    path::Path,
     process::Command,
 };
 
 const PARTS: [Artifact; 1] = [Artifact { group: "org.apache.cassandra", name: "cassandra-all", version: "5.0.9" }];
 
 /// Makes `java` the command that runs the node.
-pub(super) fn command(java: &mut Command, folder: &Path, ports: Ports) -> anyhow::Result<()> {
-    let lib = maven::jars(folder, &PARTS)?;
+pub(super) fn command(java: &mut Command, place: &Place) -> anyhow::Result<()> {
+    let lib = maven::jars(&place.programs, &PARTS)?;
+    let Place { folder, ports, .. } = place;
     let conf = folder.join("conf");
     fs::create_dir_all(&conf).with_context(|| conf.display().to_string())?;
-    for (name, text) in
-        [("cassandra.yaml", configuration(folder, ports, commit_log()?)), ("logback.xml", LOGGING.to_owned())]
-    {
+    for (name, text) in [("cassandra.yaml", configuration(place, commit_log()?)), ("logback.xml", LOGGING.to_owned())] {
         fs::write(conf.join(name), text).with_context(|| conf.join(name).display().to_string())?;
     }
     java.args(["-Xms512m", "-Xmx768m", "-Djdk.attach.allowAttachSelf=true"]).args(opened_modules());
     java.args(["-Dcassandra.skip_wait_for_gossip_to_settle=0", "-Dcassandra.ring_delay_ms=100"]);
+    // The first role is there at once, not after ten seconds.
+    java.arg("-Dcassandra.superuser_setup_delay_ms=0");
     java.arg(format!("-Dcassandra.jmx.local.port={}", ports.cql_jmx));
     java.arg(format!("-Dcassandra.storagedir={}", folder.join("data").display()));
     java.arg(format!("-Dcassandra.config=file://{}", conf.join("cassandra.yaml").display()));
@@ -49,10 +49,23 @@ fn commit_log() -> anyhow::Result<&'static str> {
     }
 }
 
-fn configuration(folder: &Path, ports: Ports, commit_log: &str) -> String {
-    let Ports { cql, cql_storage, .. } = ports;
-    let data = folder.join("data");
+/// With an identity, the role is Cassandra's first, `cassandra` with the same word as its password, and nothing is understood but TLS.
+fn configuration(place: &Place, commit_log: &str) -> String {
+    let Ports { cql, cql_storage, .. } = place.ports;
+    let data = place.folder.join("data");
     let data = data.display();
+    let security = place.identity.as_ref().map_or_else(String::new, |identity| {
+        format!(
+            "authenticator: PasswordAuthenticator
+client_encryption_options:
+  enabled: true
+  optional: false
+  ssl_context_factory: {{class_name: org.apache.cassandra.security.PEMBasedSslContextFactory}}
+  keystore: {}
+",
+            identity.display()
+        )
+    });
     format!(
         "cluster_name: local
 num_tokens: 16
@@ -70,7 +83,7 @@ hints_directory: {data}/hints
 saved_caches_directory: {data}/saved_caches
 cdc_raw_directory: {data}/cdc
 auto_snapshot: false
-"
+{security}"
     )
 }
 

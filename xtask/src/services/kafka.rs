@@ -1,14 +1,13 @@
 //! Apache Kafka: KRaft, one node, no automatic topics.
 
 use super::{
-    Ports,
+    Place, Ports,
     maven::{self, Artifact},
 };
 use anyhow::{Context as _, ensure};
 use std::{
     fs,
     io::{Read, Write},
-    path::Path,
     process::{Command, Stdio},
 };
 
@@ -23,14 +22,17 @@ const PARTS: [Artifact; 3] = [
 const CLUSTER: &str = "AAAAAAAAQACAAAAAAAAAAQ";
 
 /// Makes `java` the command that runs the broker.
-pub(super) fn command(java: &mut Command, folder: &Path, ports: Ports) -> anyhow::Result<()> {
-    let lib = maven::jars(folder, &PARTS)?;
-    let properties = folder.join("server.properties");
-    fs::write(&properties, configuration(folder, ports)).with_context(|| properties.display().to_string())?;
+pub(super) fn command(java: &mut Command, place: &Place) -> anyhow::Result<()> {
+    let lib = maven::jars(&place.programs, &PARTS)?;
+    let properties = place.folder.join("server.properties");
+    fs::write(&properties, configuration(place)).with_context(|| properties.display().to_string())?;
     let class_path = format!("{}/*", lib.display());
-    if !folder.join("data/meta.properties").exists() {
+    if !place.folder.join("data/meta.properties").exists() {
         let mut format = Command::new(java.get_program());
         format.args(["-cp", &class_path, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c"]).arg(&properties);
+        if place.identity.is_some() {
+            format.args(["--add-scram", USER]);
+        }
         let output = format.stdin(Stdio::null()).output().context("Kafka's storage tool")?;
         ensure!(output.status.success(), "Kafka's storage tool: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -39,17 +41,34 @@ pub(super) fn command(java: &mut Command, folder: &Path, ports: Ports) -> anyhow
     Ok(())
 }
 
+/// Who may speak TLS, in a new cluster: name and password of the listener with an identity.
+const USER: &str = "SCRAM-SHA-512=[name=bellwether,password=wether-bell]";
+
 /// A record is acknowledged once it is in the page cache: it survives the end of the process (which a test can bring about), not that of the machine.
-fn configuration(folder: &Path, ports: Ports) -> String {
-    let Ports { kafka, kafka_controller, .. } = ports;
+///
+/// With an identity there is a second listener for clients, with TLS and SASL; the first stays as it is.
+fn configuration(place: &Place) -> String {
+    let Ports { kafka, kafka_controller, kafka_tls, .. } = place.ports;
+    let (tls, security) = place.identity.as_ref().map_or_else(Default::default, |identity| {
+        let security = format!(
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SASL_SSL
+listener.name.tls.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.tls.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.tls.ssl.keystore.type=PEM
+listener.name.tls.ssl.keystore.location={}
+",
+            identity.display()
+        );
+        (format!(",TLS://127.0.0.1:{kafka_tls}"), security)
+    });
     format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{kafka_controller}
-listeners=PLAINTEXT://127.0.0.1:{kafka},CONTROLLER://127.0.0.1:{kafka_controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{kafka}
+listeners=PLAINTEXT://127.0.0.1:{kafka},CONTROLLER://127.0.0.1:{kafka_controller}{tls}
+advertised.listeners=PLAINTEXT://127.0.0.1:{kafka}{tls}
 controller.listener.names=CONTROLLER
-log.dirs={}
+{security}log.dirs={}
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=8
@@ -58,7 +77,7 @@ transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 ",
-        folder.join("data").display()
+        place.folder.join("data").display()
     )
 }
 

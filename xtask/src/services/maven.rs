@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -43,8 +43,12 @@ pub(super) fn archive(folder: &Path, artifact: &Artifact, classifier: &str) -> a
     Ok(app)
 }
 
-/// Fills `folder` anew by `fetch`, unless that was done before for the same `what`.
+/// Fills `folder` anew by `fetch`, unless that was done before for the same `what`. Sets of services share what is fetched, so one at a time does it.
 fn once(folder: &Path, what: &str, fetch: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let path = folder.with_extension("lock");
+    fs::create_dir_all(path.parent().unwrap_or(folder)).with_context(|| path.display().to_string())?;
+    let lock = File::create(&path).with_context(|| path.display().to_string())?;
+    lock.lock().with_context(|| path.display().to_string())?;
     let complete = folder.join(".complete");
     if fs::read_to_string(&complete).is_ok_and(|mark| mark == what) {
         return Ok(());

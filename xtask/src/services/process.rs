@@ -59,7 +59,7 @@ impl Process {
         if let Some(pid) = self.pid().filter(|_| running) {
             signals::send(&pid.to_string(), name)?;
             let begin = Instant::now();
-            while self.is_alive() {
+            while !has_ended(pid) {
                 if begin.elapsed() > patience {
                     bail!("process {pid} still runs {} s after SIG{name}\n{}", patience.as_secs(), self.log_tail());
                 }
@@ -83,6 +83,16 @@ impl Process {
     fn pid(&self) -> Option<u32> {
         fs::read_to_string(self.folder.join("pid")).ok()?.trim().parse().ok()
     }
+}
+
+/// Whether nothing is left of a process, but for its parent to be told. Only then are its ports and files free: threads end one by one, and they
+/// lose their folder before they let go of what is open.
+fn has_ended(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return signals::send(&pid.to_string(), "0").is_err();
+    };
+    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+    threads.flatten().map(status).all(|status| status.is_empty() || status.contains("\nState:\tZ"))
 }
 
 fn tail(text: &str, lines: usize) -> String {

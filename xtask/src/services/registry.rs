@@ -1,22 +1,21 @@
 //! Apicurio: a schema registry in memory, compatible with Confluent's under `/apis/ccompat/v7`.
 
 use super::{
-    Ports,
+    Place,
     maven::{self, Artifact},
 };
 use anyhow::ensure;
 use std::{
     io::{BufRead as _, BufReader, Read, Write},
-    path::Path,
     process::Command,
 };
 
 const APP: Artifact = Artifact { group: "io.apicurio", name: "apicurio-registry-app", version: "2.6.13.Final" };
 
 /// Makes `java` the command that runs the registry.
-pub(super) fn command(java: &mut Command, folder: &Path, ports: Ports) -> anyhow::Result<()> {
-    let app = maven::archive(folder, &APP, "all")?;
-    java.env("QUARKUS_HTTP_HOST", "127.0.0.1").env("QUARKUS_HTTP_PORT", ports.registry.to_string());
+pub(super) fn command(java: &mut Command, place: &Place) -> anyhow::Result<()> {
+    let app = maven::archive(&place.programs, &APP, "all")?;
+    java.env("QUARKUS_HTTP_HOST", "127.0.0.1").env("QUARKUS_HTTP_PORT", place.ports.registry.to_string());
     java.args(["-Xmx384m", "-jar"]).arg(app.join(format!("{}-{}-runner.jar", APP.name, APP.version)));
     Ok(())
 }

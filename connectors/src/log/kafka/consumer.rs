@@ -66,7 +66,7 @@ pub(super) struct Member {
     owed: Owed,
     /// A commit that is under way. Its caller may have gone away, but no rebalance is answered before the broker has: librdkafka
     /// holds commits back while there is no coordinator, and would send them as a member of the next generation.
-    committing: Option<JoinHandle<KafkaResult<()>>>,
+    committing: Option<oneshot::Receiver<KafkaResult<()>>>,
     /// The reading of commits that [`Owed::Assign`] waits for. It goes on when the poll that began it is dropped.
     lookup: Option<Lookup>,
     /// Notified when any of our queues is no longer empty.
@@ -452,8 +452,10 @@ impl Consumer for Member {
         }
         let list = self.commit_list(&commits)?;
         let client = Arc::clone(&self.client);
-        let commit =
-            self.committing.insert(tokio::task::spawn_blocking(move || client.commit(&list, CommitMode::Sync)));
+        let (answer, commit) = oneshot::channel();
+        // Not on a thread of the runtime: without a broker there may never be an answer, and the runtime could not end before.
+        aside(move || drop(answer.send(client.commit(&list, CommitMode::Sync))));
+        let commit = self.committing.insert(commit);
         let Ok(outcome) = tokio::time::timeout_at(deadline.into(), commit).await else {
             return Err(unanswered.into());
         };

@@ -49,6 +49,22 @@ pub(super) fn from_kafka(error: &KafkaError, subject: &str) -> LogError {
     }
 }
 
+/// Why no broker can be asked, from an error that librdkafka told by the way, in its own `words`.
+pub(super) fn from_connection(code: Code, words: &str) -> LogError {
+    match code {
+        Code::Authentication => LogError::Refused(format!("{words}; check kafka.sasl")),
+        Code::SSL if words.contains("certificate verify failed") => {
+            LogError::Refused(format!("{words}; check kafka.tls"))
+        }
+        _ => unreachable(words),
+    }
+}
+
+/// A broker that goes away in the midst of a handshake looks the same as one that wants another kind of it.
+pub(super) fn unreachable(words: &str) -> LogError {
+    LogError::Unavailable(format!("{words}; if it stays so, check kafka.brokers, kafka.tls and kafka.sasl"))
+}
+
 /// Why a commit failed: whether the group has gone on without us, or whether nobody knows.
 pub(super) fn from_commit(error: &KafkaError, group: &str) -> CommitError {
     match error.rdkafka_error_code() {
@@ -98,11 +114,13 @@ impl Trouble {
         }
     }
 
-    /// Called for every record, so it only reads where there was no trouble.
-    pub(super) fn over(&self) {
-        if self.met.load(Ordering::Relaxed) != 0 && self.met.swap(0, Ordering::Relaxed) != 0 {
+    /// Whether there was trouble until now. Called for every record, so it only reads where there was none.
+    pub(super) fn over(&self) -> bool {
+        let over = self.met.load(Ordering::Relaxed) != 0 && self.met.swap(0, Ordering::Relaxed) != 0;
+        if over {
             tracing::info!(client = self.what, "kafka: working again");
         }
+        over
     }
 }
 

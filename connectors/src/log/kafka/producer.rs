@@ -65,6 +65,19 @@ impl Producer {
         result
     }
 
+    /// Why no broker can be reached, if that is so: since its start the producer looks for one, and is told in words what stands in the way.
+    pub(super) fn obstacle(&self) -> Option<LogError> {
+        let native = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let obstacle = locked(&native.client().context().obstacle).clone();
+        obstacle.map(|(code, words)| error::from_connection(code, &words))
+    }
+
+    /// A broker was reached.
+    pub(super) fn reached(&self) {
+        let native = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        locked(&native.client().context().obstacle).take();
+    }
+
     /// An idempotent producer that cannot tell any more what the broker has (its sequence numbers do not fit) refuses all further
     /// work. The callers were told that their appends may or may not have happened; a new producer starts a new sequence.
     fn replace(&self, broken: &Arc<Native>, code: RDKafkaErrorCode) {
@@ -87,7 +100,7 @@ impl Producer {
 }
 
 fn create(config: &ClientConfig) -> Result<Native, LogError> {
-    let deliveries = Deliveries { room: Notify::new(), trouble: Trouble::new("producer") };
+    let deliveries = Deliveries { room: Notify::new(), trouble: Trouble::new("producer"), obstacle: Mutex::default() };
     config.create_with_context(deliveries).map_err(|e| error::from_kafka(&e, "producer"))
 }
 
@@ -188,6 +201,8 @@ struct Deliveries {
     /// Notified at every delivery.
     room: Notify,
     trouble: Trouble,
+    /// The last error of a connection.
+    obstacle: Mutex<Option<(RDKafkaErrorCode, String)>>,
 }
 
 impl ClientContext for Deliveries {
@@ -195,9 +210,12 @@ impl ClientContext for Deliveries {
         callbacks::log(level, facility, message);
     }
 
-    fn error(&self, error: KafkaError, _: &str) {
+    fn error(&self, error: KafkaError, words: &str) {
         if let Some(code) = error.rdkafka_error_code() {
             self.trouble.met(code);
+            if code != RDKafkaErrorCode::AllBrokersDown {
+                *locked(&self.obstacle) = Some((code, words.to_owned()));
+            }
         }
     }
 }
@@ -208,7 +226,9 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let outcome = match result {
             Ok(message) => {
-                self.trouble.over();
+                if self.trouble.over() {
+                    locked(&self.obstacle).take();
+                }
                 // A duplicate that the broker recognised but has forgotten the place of: durable, but we cannot say where.
                 u64::try_from(message.offset()).map_err(|_| RDKafkaErrorCode::DuplicateSequenceNumber)
             }

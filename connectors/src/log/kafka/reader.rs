@@ -22,7 +22,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 /// How long a question may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long partitions may be without a leader before a question about them fails.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads at once; each has a client with 1 MiB read ahead at most.
@@ -63,12 +63,6 @@ impl Reader {
         let client = Arc::clone(&self.metadata);
         let name = topic.map(|topic| self.names.of(topic).to_owned());
         blocking(move || ask(&client, "metadata", || client.fetch_metadata(name.as_deref(), timeout))).await?
-    }
-
-    /// Partitions of a topic.
-    pub(super) async fn partition_count(&self, topic: Topic) -> Result<u32, LogError> {
-        let metadata = self.metadata(Some(topic), TIMEOUT).await?;
-        count_in(&metadata, self.names.of(topic))
     }
 
     pub(super) async fn bounds(&self, topic: Topic, partitions: u32) -> Result<Vec<Bounds>, LogError> {

@@ -126,8 +126,15 @@ fn connection(error: &ConnectionError) -> StoreError {
             ConnectionSetupRequestErrorKind::MissingAuthentication => {
                 return StoreError::Refused("it asks for a password: set `username` and `password`".into());
             }
+            // The node could not read its roles from the others.
+            ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, words)
+                if words.starts_with("Unable to perform authentication") => {}
             ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError | DbError::Unauthorized, _) => {
                 return StoreError::Refused("it does not take the password: check `username` and `password`".into());
+            }
+            // A node that goes away looks the same as one that hangs up because it wants TLS, or wants none.
+            ConnectionSetupRequestErrorKind::BrokenConnection(broken) => {
+                return StoreError::Unavailable(format!("{}; if it stays so, check `tls`", first_line(broken)));
             }
             _ => {}
         }
@@ -137,7 +144,13 @@ fn connection(error: &ConnectionError) -> StoreError {
             .get_ref()
             .is_some_and(|inner| inner.is::<openssl::ssl::Error>() || inner.is::<openssl::error::ErrorStack>())
     {
-        return StoreError::Refused(format!("no encryption is agreed on: {}; check `tls`", first_line(io)));
+        let words = first_line(io);
+        // Only this is the node's last word: what else goes wrong in a handshake may be a node that starts or goes away in the midst of it.
+        return if words.contains("certificate verify failed") {
+            StoreError::Refused(format!("the node's certificate is not trusted: {words}; check `tls`"))
+        } else {
+            StoreError::Unavailable(format!("no encryption is agreed on: {words}; if it stays so, check `tls`"))
+        };
     }
     unavailable(error)
 }
