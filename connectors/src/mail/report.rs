@@ -94,7 +94,8 @@ impl Report {
             at: now,
             attempt,
             provider: reference.provider,
-            provider_id: None,
+            // The letter is known by our own id; that there is one tells that the word is not ours.
+            provider_id: Some(reference.delivery.to_string()),
             error,
             detail,
             address: acts.then_some(address),
