@@ -7,8 +7,7 @@ const LIBRARIES: &str = "fjall=warn,lsm_tree=warn,rdkafka::consumer=off";
 
 /// Starts logging; `RUST_LOG` filters. Text for people when `human`, JSON otherwise.
 pub fn init(human: bool, default: &str) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{default},{LIBRARIES}")));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{default},{LIBRARIES}")));
     let registry = tracing_subscriber::registry().with(filter);
     let begun = if human {
         registry.with(fmt::layer().with_target(false).with_writer(std::io::stderr)).try_init()
