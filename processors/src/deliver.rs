@@ -22,7 +22,7 @@ const PATIENCE: u32 = 8;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prepared {
     /// Send this by the provider of that name.
-    Send(Rendered, String),
+    Send(Box<Rendered>, String),
     /// Do not send: this is how it ends.
     End(Output),
 }
@@ -65,7 +65,7 @@ pub fn prepare(delivery: &Delivery, project: &Compiled, now: Timestamp) -> Prepa
     }
     let locale = delivery.locale.as_deref();
     match project.content().render_json(&delivery.template, delivery.channel, locale, &delivery.context) {
-        Ok(rendered) => Prepared::Send(rendered, name.to_owned()),
+        Ok(rendered) => Prepared::Send(Box::new(rendered), name.to_owned()),
         Err(problem) => Prepared::End(rejected(delivery, name, &problem.to_string(), now)),
     }
 }

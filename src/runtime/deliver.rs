@@ -307,7 +307,7 @@ impl Deliverer {
             return;
         }
         let outlet = self.sinks.outlet(&delivery.project, &name, &provider);
-        let message = message(&delivery, rendered, &name, now);
+        let message = message(&delivery, *rendered, &name, now);
         if let Some(book) = self.books.get_mut(&at) {
             book.waiting.push_back(Job { at, offset, record, delivery, message, outlet, provider });
         }

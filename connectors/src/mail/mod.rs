@@ -2,7 +2,7 @@
 //! in a maildir; what a receipt changes is decided elsewhere.
 //!
 //! Reading order: [`origin`] (how a letter is known again), [`report`] (what comes back, read without I/O), [`status`]
-//! (what its codes mean), [`listener`] and [`maildir`] (how it gets here), [`session`] (the server's side of SMTP and
+//! (what its codes mean), [`listener`] and [`maildir`] (how it gets here), `session` (the server's side of SMTP and
 //! LMTP).
 
 pub mod listener;

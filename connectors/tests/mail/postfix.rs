@@ -132,7 +132,10 @@ fn id(user: &str) -> u32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_the_missing_come_back_and_the_delivered_letter_verifies() {
     let can_start = Path::new(POSTFIX).exists() && fs::metadata("/proc/self").unwrap().uid() == 0;
-    assert!(can_start, "this needs {POSTFIX} (apt-get install postfix) and root, because Postfix starts as no one else");
+    assert!(
+        can_start,
+        "this needs {POSTFIX} (apt-get install postfix) and root, because Postfix starts as no one else"
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let postfix = Postfix::start(listener.local_addr().unwrap().port());
     let (shelf, stop) = (Arc::new(Shelf::default()), CancellationToken::new());
