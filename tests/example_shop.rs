@@ -84,7 +84,7 @@ fn the_definitions_have_the_shape_that_operators_write() {
 
     let templates: BTreeMap<String, Template> = folder("templates");
     for (name, template) in &templates {
-        for channel in Channel::ALL {
+        for channel in [Channel::Email, Channel::Sms] {
             for locale in ["es", "en"] {
                 let variant = &template.channels[&channel][locale];
                 let (subject, html) = (variant.subject.is_some(), variant.html.is_some());

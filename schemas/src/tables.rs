@@ -164,7 +164,7 @@ row! {
     LinkRow in "links" {
         partition {
             /// What the link carries.
-            token: String,
+            link: String,
         }
         clustering {}
         columns {

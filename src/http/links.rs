@@ -106,7 +106,7 @@ pub async fn create(
         Ok(Channel::WebPush) => None,
         _ => return Err(FieldError::new("channel", "takes no links", "use `telegram` or `web_push`").into()),
     };
-    let row = LinkRow { token: token.clone(), project: caller.project().to_owned(), member: id };
+    let row = LinkRow { link: token.clone(), project: caller.project().to_owned(), member: id };
     let valid = Duration::from_secs(seconds);
     shared.api.store.write(vec![row.put_for(valid)]).await?;
     let expires_at = shared.now().plus(valid).to_string();

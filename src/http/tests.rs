@@ -668,8 +668,8 @@ async fn what_members_say_and_where_they_come_from_becomes_commands() {
         house.store.put(profile(addresses).into_row("shop", member));
         house.store.put(index(member));
     }
-    house.store.put(LinkRow { token: "t0".into(), project: "shop".into(), member: "anna".into() });
-    house.store.put(LinkRow { token: "t1".into(), project: "other".into(), member: "otto".into() });
+    house.store.put(LinkRow { link: "t0".into(), project: "shop".into(), member: "anna".into() });
+    house.store.put(LinkRow { link: "t1".into(), project: "other".into(), member: "otto".into() });
     let call = async |form: &str| {
         let headers =
             [("content-type", "application/x-www-form-urlencoded"), ("x-signature", "https://hooks.example.org/sms")];
@@ -699,7 +699,7 @@ async fn a_link_is_made_for_a_member_and_a_browser_needs_one() {
     let token = made.body["token"].as_str().unwrap();
     assert_eq!((made.status.as_u16(), token.len(), &made.body["url"]), (201, 32, &Value::Null));
     let rows = house.store.all::<LinkRow>();
-    assert_eq!((rows[0].member.as_str(), rows[0].token.as_str()), ("anna", token));
+    assert_eq!((rows[0].member.as_str(), rows[0].link.as_str()), ("anna", token));
     assert_eq!(house.store.ttls::<LinkRow>(), [Some(Duration::from_secs(60))]);
     for (body, status, field) in [
         (json!({"channel": "telegram"}), 422, "channel"),
