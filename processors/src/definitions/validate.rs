@@ -376,7 +376,9 @@ fn missing_of(variable: &str, context: &Value) -> Option<Option<String>> {
             continue;
         }
         let top: &[&str] = if depth == 0 { &["event", "member"] } else { &[] };
-        let siblings = at.as_object().into_iter().flat_map(Map::keys).map(String::as_str);
+        // A key with a dot is no name that a variable can have: corrected to it, the variable would be missing again, and so on without end.
+        let siblings =
+            at.as_object().into_iter().flat_map(Map::keys).map(String::as_str).filter(|key| !key.contains('.'));
         return Some(nearest(segment, siblings.chain(top.iter().copied())).map(|near| {
             let corrected = |rest| [&segments[..depth], &[near], rest].concat().join(".");
             let whole = corrected(&segments[depth + 1..]);
