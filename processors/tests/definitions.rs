@@ -221,6 +221,14 @@ fn every_rule_tells_place_problem_and_remedy() {
 }
 
 #[test]
+fn a_key_with_a_dot_is_suggested_to_nobody() {
+    let mut shop = changed("templates/order_placed/sample/numb.er", json!(1));
+    shop["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] = json!("{{ number }}");
+    let findings = compile(shop).unwrap_err();
+    assert!(findings.iter().any(|f| f.problem.contains("unknown variable `number`")), "{findings:?}");
+}
+
+#[test]
 fn a_flow_cannot_use_a_channel_that_its_template_lacks() {
     let mut shop = shop();
     shop["templates"]["order_placed"]["channels"].as_object_mut().unwrap().remove("sms");
