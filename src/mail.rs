@@ -65,11 +65,8 @@ impl Handler for Returns {
         let report = bellwether_connectors::mail::report::read(&self.keys(), &message);
         self.metrics.mail_received.with_label_values(&[name(&report)]).inc();
         let Some(receipt) = report.receipt(self.clock.now()) else { return Ok(()) };
-        let record = Record::Receipt(receipt);
-        let (topic, key) = (record.topic(), record.key());
-        let payload = record.encode().map_err(|error| NotKept(error.to_string()))?;
-        let appended = self.log.append(vec![Append { topic, key, payload, headers: Vec::new() }]).await;
-        appended.map(drop).map_err(|error| NotKept(error.to_string()))
+        let append = Append::of(&Record::Receipt(receipt)).map_err(|error| NotKept(error.to_string()))?;
+        self.log.append(vec![append]).await.map(drop).map_err(|error| NotKept(error.to_string()))
     }
 }
 

@@ -241,16 +241,9 @@ impl Shared {
             address: Some(subscription.to_string()),
             reason: Some("the browser subscribed".into()),
         };
-        let mut appends = Vec::new();
         // To have allowed it in the browser is the opt-in.
-        for record in [MemberAction::AddAddress, MemberAction::OptIn].map(|action| Record::Member(command(action))) {
-            appends.push(Append {
-                topic: record.topic(),
-                key: record.key(),
-                payload: record.encode()?,
-                headers: vec![],
-            });
-        }
+        let records = [MemberAction::AddAddress, MemberAction::OptIn].map(|action| Record::Member(command(action)));
+        let appends = records.iter().map(Append::of).collect::<Result<Vec<_>, _>>()?;
         self.api.log.append(appends).await?;
         Ok(StatusCode::NO_CONTENT)
     }

@@ -216,11 +216,7 @@ impl Shared {
         for heard in told.heard {
             records.extend(self.commands(call.project, call.provider, heard).await?.into_iter().map(Record::Member));
         }
-        let mut appends = Vec::with_capacity(records.len());
-        for record in records {
-            let (topic, key) = (record.topic(), record.key());
-            appends.push(Append { topic, key, payload: record.encode()?, headers: Vec::new() });
-        }
+        let appends = records.iter().map(Append::of).collect::<Result<Vec<_>, _>>()?;
         if !appends.is_empty() {
             self.api.log.append(appends).await?;
         }

@@ -387,8 +387,8 @@ impl Decided {
 pub fn encode(records: Vec<Record>) -> Vec<Append> {
     records
         .into_iter()
-        .filter_map(|record| match record.encode() {
-            Ok(payload) => Some(Append { topic: record.topic(), key: record.key(), payload, headers: Vec::new() }),
+        .filter_map(|record| match Append::of(&record) {
+            Ok(append) => Some(append),
             Err(error) => {
                 tracing::error!(topic = %record.topic(), %error, "a record does not fit its schema");
                 None

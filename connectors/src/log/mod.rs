@@ -5,7 +5,11 @@ pub mod embedded;
 pub mod kafka;
 
 use async_trait::async_trait;
-use bellwether_schemas::{Position, Topic, records::Header};
+use bellwether_schemas::{
+    Position, Topic,
+    codec::CodecError,
+    records::{Header, Record},
+};
 use bytes::Bytes;
 use std::{fmt::Debug, time::Duration};
 
@@ -20,6 +24,16 @@ pub struct Append {
     pub payload: Vec<u8>,
     /// Headers.
     pub headers: Vec<Header>,
+}
+
+impl Append {
+    /// A record as it goes on its own topic under its own key.
+    ///
+    /// # Errors
+    /// The record does not fit its schema.
+    pub fn of(record: &Record) -> Result<Self, CodecError> {
+        Ok(Self { topic: record.topic(), key: record.key(), payload: record.encode()?, headers: Vec::new() })
+    }
 }
 
 /// A record as read.
