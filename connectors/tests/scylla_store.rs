@@ -102,21 +102,10 @@ fn line(notification: Uuid, id: u128) -> StoryRow {
 
 fn profile(project: &str, locale: Option<&str>) -> MemberRow {
     MemberRow {
-        project: project.into(),
-        member: "ada".into(),
-        kind: PROFILE.into(),
-        id: String::new(),
         locale: locale.map(Into::into),
-        time_zone: None,
-        channels: None,
-        addresses: None,
-        opt_ins: None,
-        attributes: None,
-        created_at: None,
         updated_at: Some(Timestamp(i64::MAX)),
         applied: Some(i64::MIN),
-        position: None,
-        decision: None,
+        ..MemberRow::empty(project, "ada", PROFILE, "")
     }
 }
 

@@ -343,9 +343,8 @@ impl Reference for Moment {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::channels::{Content, Reference as About};
+    use crate::channels::{Content, test_support};
     use async_trait::async_trait;
-    use bellwether_schemas::{DeliveryId, Lane, NotificationId};
     use futures::FutureExt as _;
     use std::collections::VecDeque;
 
@@ -371,19 +370,7 @@ mod tests {
     }
 
     fn message() -> Message {
-        let text = String::new;
-        let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
-        let (project, member, template, provider) = (text(), text(), text(), text());
-        let reference = About { delivery, notification, project, member, template, provider };
-        Message {
-            delivery,
-            attempt: 1,
-            to: text(),
-            content: Content::Text { body: text() },
-            lane: Lane::Bulk,
-            ttl: None,
-            reference,
-        }
+        test_support::message("", Content::Text { body: String::new() })
     }
 
     fn throttled(after: Option<u64>) -> SendError {

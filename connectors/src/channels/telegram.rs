@@ -311,9 +311,8 @@ impl Sink for TelegramSink {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::channels::{Button, Reference};
+    use crate::channels::{Button, test_support};
     use ErrorKind::Unreachable;
-    use bellwether_schemas::{DeliveryId, Lane, NotificationId};
     use proptest::prelude::*;
 
     fn config() -> Config {
@@ -321,25 +320,9 @@ mod tests {
     }
 
     fn message(to: &str, html: &str, buttons: &[(&str, Option<&str>)]) -> Message {
-        let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
-        let words = || "x".to_owned();
         let button = |(text, url): &(&str, Option<&str>)| Button { text: (*text).into(), url: url.map(str::to_owned) };
-        Message {
-            delivery,
-            attempt: 1,
-            to: to.into(),
-            content: Content::Chat { html: html.into(), buttons: buttons.iter().map(button).collect() },
-            lane: Lane::Bulk,
-            ttl: None,
-            reference: Reference {
-                delivery,
-                notification,
-                project: words(),
-                member: words(),
-                template: words(),
-                provider: words(),
-            },
-        }
+        let buttons = buttons.iter().map(button).collect();
+        test_support::message(to, Content::Chat { html: html.into(), buttons })
     }
 
     #[test]

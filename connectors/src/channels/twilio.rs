@@ -266,9 +266,8 @@ impl Sink for TwilioSink {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::channels::{Email, Reference};
+    use crate::channels::{Email, test_support};
     use ErrorKind::{InvalidAddress, OptedOut};
-    use bellwether_schemas::{DeliveryId, Lane, NotificationId};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -279,24 +278,7 @@ mod tests {
     }
 
     fn message(body: &str) -> Message {
-        let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
-        let words = || "x".to_owned();
-        Message {
-            delivery,
-            attempt: 3,
-            to: "+15550001111".into(),
-            content: Content::Text { body: body.into() },
-            lane: Lane::Bulk,
-            ttl: None,
-            reference: Reference {
-                delivery,
-                notification,
-                project: words(),
-                member: words(),
-                template: words(),
-                provider: words(),
-            },
-        }
+        Message { attempt: 3, ..test_support::message("+15550001111", Content::Text { body: body.into() }) }
     }
 
     #[test]

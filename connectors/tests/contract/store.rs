@@ -90,23 +90,7 @@ fn id(number: u128) -> Uuid {
 }
 
 fn member(member: &str, kind: &str, id: &str) -> MemberRow {
-    MemberRow {
-        project: "shop".into(),
-        member: member.into(),
-        kind: kind.into(),
-        id: id.into(),
-        locale: None,
-        time_zone: None,
-        channels: None,
-        addresses: None,
-        opt_ins: None,
-        attributes: None,
-        created_at: None,
-        updated_at: None,
-        applied: None,
-        position: None,
-        decision: None,
-    }
+    MemberRow::empty("shop", member, kind, id)
 }
 
 fn key(name: &str, status: Option<i64>) -> IdempotencyRow {

@@ -1,8 +1,7 @@
 //! Requests to the letter of Meta's documents, every limit, every code. No network.
 
 use super::*;
-use crate::channels::Reference;
-use bellwether_schemas::{DeliveryId, Lane, NotificationId};
+use crate::channels::test_support;
 use proptest::prelude::*;
 
 fn config(change: Value) -> Config {
@@ -12,24 +11,7 @@ fn config(change: Value) -> Config {
 }
 
 fn message(content: Whatsapp) -> Message {
-    let (delivery, notification) = (DeliveryId::default(), NotificationId::default());
-    let words = || "x".to_owned();
-    Message {
-        delivery,
-        attempt: 3,
-        to: "+16505551234".into(),
-        content: Content::Whatsapp(content),
-        lane: Lane::Bulk,
-        ttl: None,
-        reference: Reference {
-            delivery,
-            notification,
-            project: words(),
-            member: words(),
-            template: words(),
-            provider: words(),
-        },
-    }
+    Message { attempt: 3, ..test_support::message("+16505551234", Content::Whatsapp(content)) }
 }
 
 fn picture() -> Media {
