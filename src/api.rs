@@ -10,7 +10,7 @@ use crate::{
         probes::Check,
     },
     metrics::Metrics,
-    runtime::clock::Clock,
+    runtime::{clock::Clock, sinks::Sinks},
     webhooks::Webhooks,
 };
 use bellwether_processors::{
@@ -30,6 +30,7 @@ pub fn build(
     config: &Config,
     backends: &Backends,
     projects: watch::Receiver<Projects>,
+    sinks: Arc<Sinks>,
     clock: &Clock,
     metrics: &Metrics,
 ) -> Result<Arc<Api>, ApiKeyError> {
@@ -47,6 +48,7 @@ pub fn build(
         clock: clock.function(),
         observer: Arc::new(Counting(metrics.clone())),
         hooks: Arc::new(Webhooks(projects)),
+        sinks,
         readiness: Arc::new(move || {
             let projects = known.borrow().iter().count();
             // Loaded before the API listens; none is no failure, somebody must be able to publish the first.
