@@ -13,7 +13,7 @@ use axum::{
     Json,
     body::Body,
     extract::State,
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use bellwether_connectors::channels::{Accepted, SendError};
@@ -170,11 +170,13 @@ pub async fn test(
     })?;
     let to = profile::address(channel, &asked.to, project.document.project.default_region.as_deref())?;
     let (name, provider) = provider(&project, channel, &to, asked.provider.as_deref())?;
+    let rendered = rendered(&project, &asked, channel)?;
     let outlet = shared.api.sinks.outlet(&project.project, name, provider);
     let Some(go) = outlet.insist() else {
         let until = shared.state(&project, name, provider).until.unwrap_or_default();
         let detail = format!("`{name}` told us to wait until {until}");
-        return Err(Problem::conflict(detail, "test again then"));
+        let title = "The provider told us to wait";
+        return Err(Problem::new(StatusCode::CONFLICT, "held", title, detail, "test again then").at("provider"));
     };
     let notification = NotificationId(Uuid::now_v7());
     let delivery = Delivery {
@@ -194,7 +196,6 @@ pub async fn test(
         context: String::new(),
         window_until: None,
     };
-    let rendered = rendered(&project, &asked, channel)?;
     let message = message(&delivery, rendered, name, shared.now());
     let begun = std::time::Instant::now();
     let answer = outlet.send(go, &message).await;

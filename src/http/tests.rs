@@ -571,7 +571,7 @@ async fn channels_show_their_providers_and_send_test_messages() {
     let told = states().await;
     assert_eq!((&told[0]["state"], &told[1]["state"]), (&json!("held"), &json!("stopped")), "{told}");
     assert!(told[0]["until"].is_string() && told[1]["detail"].as_str().unwrap().contains("535"), "{told}");
-    test(json!({"to": "ana@example.com"})).await.is_problem(); // Held: nothing is sent.
+    test(json!({"to": "ana@example.com"})).await.problem(409, "provider");
     assert_eq!(
         test(json!({"to": "ana@example.com", "provider": "spare"})).await.body["accepted"],
         true,
