@@ -233,7 +233,6 @@ impl Instance {
         });
     }
 
-    /// The embedded parts' housekeeping: retention of the log, expiry in the store.
     /// Takes what comes back by mail, where the configuration says so.
     async fn hear_mail(
         &mut self,
@@ -241,8 +240,9 @@ impl Instance {
         projects: watch::Receiver<Projects>,
         clock: &Clock,
     ) -> Result<(), ServeError> {
-        let (log, metrics, clock) = (Arc::clone(&self.backends.log), self.metrics.clone(), clock.clone());
-        let returns = Arc::new(Returns { log, projects, metrics, clock });
+        let Backends { log, store, .. } = self.backends.clone();
+        let (metrics, clock) = (self.metrics.clone(), clock.clone());
+        let returns = Arc::new(Returns { log, store, projects, metrics, clock });
         if let Some(address) = config.listen {
             let listener = TcpListener::bind(address)
                 .await
@@ -267,6 +267,7 @@ impl Instance {
         Ok(())
     }
 
+    /// The embedded parts' housekeeping: retention of the log, expiry in the store.
     fn sweep(&mut self) {
         let (log, store) = (self.backends.embedded_log.clone(), self.backends.embedded_store.clone());
         let (stop, clock) = (self.stop.clone(), Clock::system());

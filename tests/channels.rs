@@ -382,7 +382,8 @@ async fn bounce(house: &House, mail: SocketAddr) {
     );
     let envelope = letter.lines().next().unwrap();
     let returns = envelope.split(['<', '>']).nth(1).unwrap();
-    let headers: String = letter.lines().skip(1).take_while(|l| !l.is_empty()).map(|l| format!("{l}\r\n")).collect();
+    // Nothing of the letter but its return path comes back: the notification's story knows the rest.
+    let headers = "Subject: Hi\r\n";
     let report = format!(
         "From: MAILER-DAEMON@mx.example\r\nTo: {returns}\r\nSubject: failed\r\nMIME-Version: 1.0\r\n\
          Content-Type: multipart/report; report-type=delivery-status; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\nNobody.\r\n\
