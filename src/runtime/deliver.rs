@@ -300,7 +300,10 @@ impl Deliverer {
                     book.waiting.push_back(job);
                 }
             }
-            Err((record, output)) => self.end(at, offset, &record, output),
+            Err(ended) => {
+                let (record, output) = *ended;
+                self.end(at, offset, &record, output);
+            }
         }
     }
 
@@ -312,17 +315,17 @@ impl Deliverer {
         record: LogRecord,
         delivery: Delivery,
         by: Option<&str>,
-    ) -> Result<Job, (LogRecord, Output)> {
+    ) -> Result<Job, Box<(LogRecord, Output)>> {
         let now = self.context.clock.now();
         let projects = self.projects.borrow().clone();
         let Some(project) = projects.get(&delivery.project) else {
             let detail = format!("project: `{}` has no definitions; apply them, then replay", delivery.project);
             let refused = Some(Refusal::new(Reason::Invalid, detail));
-            return Err((record, Output { refused, ..Output::default() }));
+            return Err(Box::new((record, Output { refused, ..Output::default() })));
         };
         let may_call = |name: &str| by.map_or_else(|| self.sinks.takes(project, name), |by| by == name);
         match prepare(&delivery, project, may_call, now) {
-            Prepared::End(output) => Err((record, output)),
+            Prepared::End(output) => Err(Box::new((record, output))),
             Prepared::Send(rendered, name, provider) => {
                 let outlet = self.sinks.outlet(&delivery.project, &name, &provider);
                 let message = message(&delivery, *rendered, &name, now);
@@ -388,7 +391,7 @@ impl Deliverer {
             return None;
         }
         let made = self.job(job.at, job.offset, job.record.clone(), job.delivery.clone(), Some(name));
-        Some(made.map_err(|(_, output)| output))
+        Some(made.map_err(|ended| ended.1))
     }
 
     /// An offset is done: its records go out with the next flush.

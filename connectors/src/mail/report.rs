@@ -72,9 +72,7 @@ impl Report {
         match self {
             Self::Bounce { letter: Letter::Mark { notification, attempt }, .. }
             | Self::Delivered(Letter::Mark { notification, attempt })
-            | Self::Complaint { letter: Letter::Mark { notification, attempt }, .. } => {
-                Some((*notification, *attempt))
-            }
+            | Self::Complaint { letter: Letter::Mark { notification, attempt }, .. } => Some((*notification, *attempt)),
             _ => None,
         }
     }
