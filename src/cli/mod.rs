@@ -1,7 +1,7 @@
 //! Commands that are clients of the HTTP API: what they do anybody can do with curl. They open neither log nor store.
 //!
-//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`]; [`mask`] hides
-//! addresses from whoever looks over the shoulder.
+//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`], [`suppressions`];
+//! [`mask`] hides addresses from whoever looks over the shoulder.
 
 pub mod apply;
 pub mod client;
@@ -9,11 +9,13 @@ pub mod dead_letters;
 pub mod explain;
 pub mod mask;
 pub mod members;
+pub mod suppressions;
 
 pub use client::Connection;
 pub use dead_letters::DeadLetters;
 pub use explain::Explain;
 pub use members::Members;
+pub use suppressions::Suppressions;
 
 use serde::Serialize;
 use std::io::Write;
@@ -30,6 +32,8 @@ pub enum Client {
     DeadLetters(DeadLetters),
     /// Get, put, delete and import members.
     Members(Members),
+    /// List, add, remove, export and import suppressed addresses.
+    Suppressions(Suppressions),
 }
 
 impl Client {
@@ -43,6 +47,7 @@ impl Client {
             Self::Explain(command) => command.run().await,
             Self::DeadLetters(command) => command.run().await,
             Self::Members(command) => command.run().await,
+            Self::Suppressions(command) => command.run().await,
         }
     }
 }
