@@ -130,9 +130,12 @@ fn on_the_list(command: &MemberCommand, facts: &Facts, again: bool) -> Result<(O
     if change.is_some() || again {
         let others = facts.rows::<AddressRow>(&sharing(command, channel, address))?.into_iter();
         let action = if suppress { MemberAction::Suppress } else { MemberAction::Restore };
-        told.extend(others.map(|row| row.member).filter(|member| *member != command.member).map(|member| {
-            Record::Member(MemberCommand { member, action, ..command.clone() })
-        }));
+        told.extend(
+            others
+                .map(|row| row.member)
+                .filter(|member| *member != command.member)
+                .map(|member| Record::Member(MemberCommand { member, action, ..command.clone() })),
+        );
     }
     Ok((change, told))
 }

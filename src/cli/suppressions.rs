@@ -11,8 +11,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::json;
-use std::path::PathBuf;
-use tokio::io::AsyncWriteExt as _;
+use std::{io::Write, path::PathBuf};
 
 /// Lists, adds, removes, exports and imports suppressed addresses.
 #[derive(Args, Clone, Debug)]
@@ -105,9 +104,7 @@ impl Suppressions {
             }
             Action::Remove { channel, address } => client.delete(&path(&channel, &address)).await,
             Action::Export { channel, format, file } => export(&client, channel.as_deref(), format, file).await,
-            Action::Import { file, format } => {
-                import(&client, "/v1/suppressions/import", &file, format, as_json).await
-            }
+            Action::Import { file, format } => import(&client, "/v1/suppressions/import", &file, format, as_json).await,
         }
     }
 }
@@ -139,14 +136,14 @@ async fn export(
     let mut query = vec![("format", format.name())];
     query.extend(channel.map(|channel| ("channel", channel)));
     let mut answer = client.open(client.request(Method::GET, "/v1/suppressions/export", &query)?).await?;
-    let mut output: Box<dyn tokio::io::AsyncWrite + Unpin> = match &file {
-        Some(path) => Box::new(tokio::fs::File::create(path).await.with_context(|| path.display().to_string())?),
-        None => Box::new(tokio::io::stdout()),
+    let mut output: Box<dyn Write> = match &file {
+        Some(path) => Box::new(std::fs::File::create(path).with_context(|| path.display().to_string())?),
+        None => Box::new(std::io::stdout().lock()),
     };
-    while let Some(chunk) = answer.chunk().await.context("the export broke off: what came of it is not the whole list")? {
-        output.write_all(&chunk).await?;
+    while let Some(chunk) = answer.chunk().await.context("the export broke off: this is not the whole list")? {
+        output.write_all(&chunk)?;
     }
-    output.flush().await?;
+    output.flush()?;
     Ok(())
 }
 
@@ -154,6 +151,8 @@ fn render(all: &[Suppression]) -> String {
     if all.is_empty() {
         return "no suppressions".into();
     }
-    let line = |one: &Suppression| format!("{}  {:9}  {}  ({}: {})\n", one.since, one.channel.name(), one.address, one.source, one.reason);
+    let line = |one: &Suppression| {
+        format!("{}  {:9}  {}  ({}: {})\n", one.since, one.channel.name(), one.address, one.source, one.reason)
+    };
     all.iter().map(line).collect()
 }

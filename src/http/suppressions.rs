@@ -155,7 +155,8 @@ pub async fn show(
     caller.require(Scope::Suppressions)?;
     let (channel, address) = shared.address(&caller, &channel, &address)?;
     let row = shared.suppression(caller.project(), channel, &address).await?;
-    let row = row.ok_or_else(|| Problem::not_found("the address is not suppressed", "list them by GET /v1/suppressions"));
+    let row =
+        row.ok_or_else(|| Problem::not_found("the address is not suppressed", "list them by GET /v1/suppressions"));
     Ok(Json(Suppression::of(row?)?))
 }
 
@@ -261,12 +262,15 @@ pub async fn export(
         Some("ndjson") | None => false,
         Some(_) => return Err(Problem::invalid("format", "`format` is neither csv nor ndjson", "use one of the two")),
     };
-    let channels = query.channel.as_deref().map_or_else(|| Ok(Channel::ALL.to_vec()), |name| Ok(vec![channel(name)?]));
-    let mut export = Export { shared, project: caller.project().into(), channels: channels?, place: Place::default(), csv };
+    let channels = match query.channel.as_deref() {
+        Some(name) => vec![channel(name)?],
+        None => Channel::ALL.to_vec(),
+    };
+    let mut export = Export { shared, project: caller.project().into(), channels, place: Place::default(), csv };
     // The first page comes before the status, so that a store that is down is told as such.
     let head = if csv { format!("{}\r\n", SUPPRESSION_COLUMNS.join(",")) } else { String::new() };
     let head = head + &export.page().await?.unwrap_or_default();
-    let rest = stream::try_unfold(export, |mut export| async {
+    let rest = stream::try_unfold(export, |mut export| async move {
         let page = export.page().await.map_err(|problem| std::io::Error::other(format!("{:?}", problem.status())))?;
         Ok::<_, std::io::Error>(page.map(|text| (text, export)))
     });
@@ -332,7 +336,7 @@ impl Batch for SuppressionBatch {
         let mut needed =
             |name: &str| text(name)?.ok_or_else(|| FieldError::new(name, "is missing", "give channel and address"));
         let channel = channel(&needed("channel")?)?;
-        let address = profile::address(channel, &needed("address")?, self.region.as_deref())?;
+        let address = normal(channel, &needed("address")?, self.region.as_deref())?;
         let reason = words("reason", &text("reason")?.unwrap_or_default(), MAX_REASON)?;
         let source = match text("source")? {
             Some(source) => words("source", &source, MAX_SOURCE)?,
@@ -360,7 +364,9 @@ impl Batch for SuppressionBatch {
         let rows = std::mem::take(&mut self.rows);
         match self.shared.suppress(&rows, self.shared.api.limits.import_apply_deadline).await? {
             (true, ends) => Ok(ends),
-            (false, _) => Err(Problem::unavailable("commands to members are not applied: is the role `route` running?")),
+            (false, _) => {
+                Err(Problem::unavailable("commands to members are not applied: is the role `route` running?"))
+            }
         }
     }
 }
@@ -368,6 +374,10 @@ impl Batch for SuppressionBatch {
 fn channel(name: &str) -> Result<Channel, FieldError> {
     let bad = |UnknownName { known, .. }| FieldError::new("channel", "is not a channel", format!("use one of {known}"));
     name.parse().map_err(bad)
+}
+
+fn normal(channel: Channel, address: &str, region: Option<&str>) -> Result<String, FieldError> {
+    profile::address(channel, address, region).map_err(|error| FieldError { field: "address".into(), ..error })
 }
 
 /// Words that are kept as they are.
@@ -471,11 +481,15 @@ impl Shared {
     fn address(&self, caller: &Caller, name: &str, text: &str) -> Result<(Channel, String), FieldError> {
         let channel = channel(name)?;
         let region = self.default_region(caller.project());
-        let address = profile::address(channel, text, region.as_deref());
-        Ok((channel, address.map_err(|error| FieldError { field: "address".into(), ..error })?))
+        Ok((channel, normal(channel, text, region.as_deref())?))
     }
 
-    async fn suppression(&self, project: &str, channel: Channel, address: &str) -> Result<Option<SuppressionRow>, Problem> {
+    async fn suppression(
+        &self,
+        project: &str,
+        channel: Channel,
+        address: &str,
+    ) -> Result<Option<SuppressionRow>, Problem> {
         let rows = self.api.store.read(&[SuppressionRow::of(project, channel, address)]).await?;
         Ok(rows.into_iter().flatten().next().map(SuppressionRow::from_cells).transpose()?)
     }

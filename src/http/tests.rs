@@ -358,7 +358,8 @@ fn has(member: &str, channel: Channel, address: &str) -> AddressRow {
 async fn a_suppression_is_put_shown_and_lifted_for_whoever_has_the_address() {
     let house = House::new().await;
     let path = "/v1/suppressions/email/Anna@EXAMPLE.org";
-    let (anna, bert) = (has("anna", Channel::Email, "Anna@example.org"), has("bert", Channel::Email, "Anna@example.org"));
+    let (anna, bert) =
+        (has("anna", Channel::Email, "Anna@example.org"), has("bert", Channel::Email, "Anna@example.org"));
     house.store.put(anna);
     house.store.put(bert);
     house.store.put(has("carl", Channel::Email, "carl@example.org"));
@@ -476,10 +477,11 @@ async fn an_import_of_suppressions_takes_every_good_row_and_reports_every_bad_on
     let answer = house.call(Method::POST, "/v1/suppressions/import", "all", &headers, file).await;
     let rejects = answer.body["first_rejects"].as_array().unwrap().iter();
     let rejects: Vec<_> = rejects.map(|r| (r["line"].as_i64().unwrap(), r["field"].as_str().unwrap())).collect();
-    assert_eq!(rejects, [(3, "email"), (4, "channel"), (5, "since"), (7, "channel")], "{}", answer.body);
+    assert_eq!(rejects, [(3, "address"), (4, "channel"), (5, "since"), (7, "channel")], "{}", answer.body);
     let mut rows = house.store.all::<SuppressionRow>();
     rows.sort_by_key(|row| row.since);
-    let told: Vec<_> = rows.iter().map(|row| (row.address.as_str(), row.source.as_str(), row.since.to_string())).collect();
+    let told: Vec<_> =
+        rows.iter().map(|row| (row.address.as_str(), row.source.as_str(), row.since.to_string())).collect();
     let expected = [
         ("b@b.org", "import all", "2026-01-02T03:04:05Z".to_owned()),
         ("+4915112345678", "import all", NOW.to_string()),
@@ -487,7 +489,8 @@ async fn an_import_of_suppressions_takes_every_good_row_and_reports_every_bad_on
     assert_eq!(told, expected);
     let commands: Vec<MemberCommand> = house.log.decoded(Topic::Members);
     assert_eq!(commands.iter().map(|c| c.member.as_str()).collect::<Vec<_>>(), ["anna"]);
-    let lines = "{\"channel\": \"email\", \"address\": \"c@b.org\", \"note\": 1}\n{\"channel\": \"email\", \"address\": 7}\n";
+    let lines =
+        "{\"channel\": \"email\", \"address\": \"c@b.org\", \"note\": 1}\n{\"channel\": \"email\", \"address\": 7}\n";
     let headers = [("content-type", "application/x-ndjson")];
     let answer = house.call(Method::POST, "/v1/suppressions/import", "all", &headers, lines).await;
     let fields: Vec<_> = answer.body["first_rejects"].as_array().unwrap().iter().map(|r| &r["field"]).collect();
