@@ -32,7 +32,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 /// Rows that go out together.
-pub(super) const BATCH_ROWS: usize = 500;
+const BATCH_ROWS: usize = 500;
 /// Payload bytes of one append.
 const BATCH_BYTES: usize = 1 << 20;
 /// Rejected rows that the answer itself shows.
@@ -244,8 +244,10 @@ pub(super) trait Batch: Send + 'static {
     fn sheet(&self) -> &'static Sheet;
     /// Checks a row and keeps it for [`Batch::flush`].
     fn take(&mut self, fields: Map<String, Value>) -> Result<(), FieldError>;
-    /// Whether no more rows should be kept.
-    fn is_full(&self) -> bool;
+    /// Whether no more should be kept, however few rows they are.
+    fn is_full(&self) -> bool {
+        false
+    }
     /// Makes what was taken durable, and tells up to where members' commands must be applied for it.
     async fn flush(&mut self) -> Result<Ends, Problem>;
 }

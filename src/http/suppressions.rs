@@ -6,7 +6,7 @@ use super::{
     Shared,
     auth::{Caller, Scope},
     extract::{Params, Segment},
-    imports::{self, BATCH_ROWS, Batch, ImportQuery, ImportReport},
+    imports::{self, Batch, ImportQuery, ImportReport},
     members::{Ends, append},
     problem::{FieldError, Problem, ProblemDocument},
     profile,
@@ -354,10 +354,6 @@ impl Batch for SuppressionBatch {
         }
         self.rows.push(row(self.caller.project(), channel, address, reason, source, since));
         Ok(())
-    }
-
-    fn is_full(&self) -> bool {
-        self.rows.len() >= BATCH_ROWS
     }
 
     async fn flush(&mut self) -> Result<Ends, Problem> {
