@@ -141,7 +141,8 @@ async fn an_address_that_is_added_while_it_is_suppressed_ends_suppressed() {
     for n in 0..20 {
         let (member, address) = (format!("m{n}"), format!("+3460011{n:04}"));
         let (reason, fields) = (json!({"reason": "r"}), json!({"phone": address}));
-        let put = house.call(PROJECT, Method::PUT, &format!("/v1/suppressions/sms/{address}"), reason);
+        let path = path(&address);
+        let put = house.call(PROJECT, Method::PUT, &path, reason);
         tokio::join!(put, house.put_member(PROJECT, &member, &fields));
         let profile = house.profile(PROJECT, &member).await.unwrap();
         let states: Vec<_> = profile.addresses.values().flatten().map(|a| a.state).collect();

@@ -6,7 +6,7 @@ use bellwether::{
     http::auth::{ApiKeyConfig, Scope},
     serve::{Instance, Role, groups, lag},
 };
-use bellwether_connectors::{log::Append, store::Store as _};
+use bellwether_connectors::log::Append;
 use bellwether_schemas::{
     member::Profile,
     records::Record,
