@@ -77,9 +77,9 @@ pub struct SuppressionPage {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// Channel.
-    #[param(example = "email")]
-    channel: String,
+    /// Channel. Optional to the reader alone, so that a key is refused before a query.
+    #[param(required = true, example = "email")]
+    channel: Option<String>,
     /// At most so many, 1 to 1000.
     #[serde(default = "hundred")]
     limit: usize,
@@ -128,8 +128,10 @@ pub async fn list(
     if !(1..=1_000).contains(&query.limit) {
         return Err(Problem::invalid("limit", "`limit` is not within 1 to 1000", "ask for several pages"));
     }
+    let missing = || Problem::invalid("channel", "`channel` is missing", "name the channel whose list you want");
+    let channel = channel(query.channel.as_deref().ok_or_else(missing)?)?;
     let place = query.cursor.as_deref().map_or_else(|| Ok(Place::default()), Place::read)?;
-    let (rows, next) = shared.page(caller.project(), channel(&query.channel)?, place, query.limit).await?;
+    let (rows, next) = shared.page(caller.project(), channel, place, query.limit).await?;
     let suppressions = rows.into_iter().map(Suppression::of).collect::<Result<_, _>>()?;
     Ok(Json(SuppressionPage { suppressions, next: next.map(|place| place.cursor()) }))
 }

@@ -398,6 +398,7 @@ async fn a_bad_suppression_is_refused_by_field_and_leaves_nothing() {
     house.put("/v1/suppressions/email/a@b.org", &json!({"reason": " "})).await.problem(422, "reason");
     house.put("/v1/suppressions/email/a@b.org", &json!({"reason": "x".repeat(1_001)})).await.problem(422, "reason");
     house.put("/v1/suppressions/email/a@b.org", &json!({"why": "r"})).await.problem(400, "body");
+    house.get("/v1/suppressions").await.problem(422, "channel");
     house.get("/v1/suppressions?channel=fax").await.problem(422, "channel");
     house.get("/v1/suppressions?channel=email&limit=0").await.problem(422, "limit");
     house.get("/v1/suppressions?channel=email&cursor=%20").await.problem(422, "cursor");
@@ -429,7 +430,7 @@ async fn the_list_is_read_page_by_page_and_comes_back_as_it_was_exported() {
     let house = House::new().await;
     let mut rows: Vec<SuppressionRow> = (0..57)
         .map(|n| {
-            let address = format!("\"m, {n}\"@example.org");
+            let address = format!("\"m,{n}\"@example.org");
             let reason = if n % 3 == 0 { String::new() } else { format!("550 5.1.1 \"no\", said it; {n}") };
             suppression("email", &address, &reason)
         })

@@ -271,5 +271,5 @@ async fn every_code_of_every_provider_ends_in_the_action_of_its_class() {
     for case in &cases {
         wrong.extend(seen.differs(house, case, &actions[&case.class]).await);
     }
-    assert!(wrong.is_empty(), "{} of {} codes:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} things are wrong, of {} codes:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
