@@ -201,7 +201,7 @@ pub async fn put(
     let source = format!("operator {}", caller.0.name);
     let row = row(caller.project(), channel, address, reason, source, shared.now());
     let deadline = shared.api.limits.apply_deadline;
-    let (in_time, ends) = shared.suppress(&[row.clone()], deadline).await?;
+    let (in_time, ends) = shared.suppress(std::slice::from_ref(&row), deadline).await?;
     let done = in_time && shared.applied(&ends, deadline).await;
     let status = match (done, known) {
         (false, _) => StatusCode::ACCEPTED,
