@@ -1,6 +1,6 @@
 //! Commands that are clients of the HTTP API: what they do anybody can do with curl. They open neither log nor store.
 //!
-//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`], [`channels`]; [`mask`] hides
+//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`], [`suppressions`], [`channels`]; [`mask`] hides
 //! addresses from whoever looks over the shoulder.
 
 pub mod apply;
@@ -10,11 +10,13 @@ pub mod dead_letters;
 pub mod explain;
 pub mod mask;
 pub mod members;
+pub mod suppressions;
 
 pub use client::Connection;
 pub use dead_letters::DeadLetters;
 pub use explain::Explain;
 pub use members::Members;
+pub use suppressions::Suppressions;
 
 use serde::Serialize;
 use std::io::Write;
@@ -33,6 +35,8 @@ pub enum Client {
     Members(Members),
     /// Show how the providers of each channel stand, and send test messages.
     Channel(channels::Channel),
+    /// List, add, remove, export and import suppressed addresses.
+    Suppressions(Suppressions),
 }
 
 impl Client {
@@ -47,6 +51,7 @@ impl Client {
             Self::DeadLetters(command) => command.run().await,
             Self::Members(command) => command.run().await,
             Self::Channel(command) => command.run().await,
+            Self::Suppressions(command) => command.run().await,
         }
     }
 }

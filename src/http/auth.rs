@@ -31,13 +31,15 @@ pub enum Scope {
     DeadLetters,
     /// See how providers stand, and send test messages.
     Channels,
+    /// Read and change the list of suppressed addresses.
+    Suppressions,
     /// Beside [`Scope::DeadLetters`]: also those that no project could be read from. For whoever runs the installation.
     Operator,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Events,
         Self::Members,
         Self::Notifications,
@@ -45,6 +47,7 @@ impl Scope {
         Self::Definitions,
         Self::DeadLetters,
         Self::Channels,
+        Self::Suppressions,
         Self::Operator,
     ];
 
@@ -59,6 +62,7 @@ impl Scope {
             Self::Definitions => "definitions",
             Self::DeadLetters => "dead_letters",
             Self::Channels => "channels",
+            Self::Suppressions => "suppressions",
             Self::Operator => "operator",
         }
     }

@@ -1,9 +1,9 @@
-//! The HTTP API: events, members, imports, stories, figures, dead letters, definitions, webhooks and probes.
+//! The HTTP API: events, members, imports, suppressions, stories, figures, dead letters, definitions, webhooks and probes.
 //! A door: it checks, appends to the log and reads the store. Whom to tell what is decided elsewhere.
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`channels`], [`webhooks`], [`probes`];
+//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`channels`], [`webhooks`], [`probes`];
 //! [`openapi`] describes them all.
 
 pub mod auth;
@@ -23,6 +23,7 @@ pub mod problem;
 pub mod profile;
 pub mod rows;
 pub mod stats;
+pub mod suppressions;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]
@@ -200,6 +201,10 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/definitions", &["get", "put"]),
     ("/v1/channels", &["get"]),
     ("/v1/channels/{channel}/test", &["post"]),
+    ("/v1/suppressions", &["get"]),
+    ("/v1/suppressions/{channel}/{address}", &["get", "put", "delete"]),
+    ("/v1/suppressions/export", &["get"]),
+    ("/v1/suppressions/import", &["post"]),
     ("/v1/members/{id}/links", &["post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
@@ -233,6 +238,12 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/definitions", get(definitions::read).put(definitions::publish))
         .route("/v1/channels", get(channels::list))
         .route("/v1/channels/{channel}/test", post(channels::test))
+        .route("/v1/suppressions", get(suppressions::list))
+        .route(
+            "/v1/suppressions/{channel}/{address}",
+            get(suppressions::show).put(suppressions::put).delete(suppressions::remove),
+        )
+        .route("/v1/suppressions/export", get(suppressions::export))
         .layer(from_fn_with_state(Arc::clone(&shared), idempotency::once))
         .route("/v1/web-push/key", get(links::key).options(links::preflight))
         .route("/v1/web-push/subscriptions", post(links::subscribe).options(links::preflight))
@@ -247,6 +258,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&shared), bounded_time));
     answered_once
         .route("/v1/members/import", post(imports::import))
+        .route("/v1/suppressions/import", post(suppressions::import))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))

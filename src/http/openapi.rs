@@ -20,6 +20,8 @@ use utoipa::{
         super::members::read, super::members::upsert, super::members::remove,
         super::links::create, super::links::key, super::links::subscribe,
         super::imports::import, super::imports::progress, super::imports::rejects,
+        super::suppressions::list, super::suppressions::show, super::suppressions::put, super::suppressions::remove,
+        super::suppressions::export, super::suppressions::import,
         super::notifications::of_event, super::notifications::story,
         super::stats::figures,
         super::dead_letters::list, super::dead_letters::show, super::dead_letters::replay,

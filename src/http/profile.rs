@@ -2,6 +2,7 @@
 //! Pure: the same rules serve `PUT /v1/members/{id}` and every row of an import.
 
 use super::problem::FieldError;
+use bellwether_connectors::channels::web_push::{Hosts, Subscription};
 use bellwether_processors::members::MAX_ADDRESSES;
 use bellwether_schemas::{Channel, member::Patch};
 use email_address::{EmailAddress, Options};
@@ -34,6 +35,16 @@ pub const FIELDS: [&str; 11] = [
     "attributes",
 ];
 
+/// The fields that hold addresses, with their channels.
+const ADDRESS_FIELDS: [(&str, Channel); 6] = [
+    ("email", Channel::Email),
+    ("phone", Channel::Sms),
+    ("whatsapp", Channel::Whatsapp),
+    ("telegram", Channel::Telegram),
+    ("app_push", Channel::AppPush),
+    ("webhook", Channel::Webhook),
+];
+
 /// Checks the id of a member.
 ///
 /// # Errors
@@ -62,12 +73,12 @@ pub fn member_id(id: &str) -> Result<(), FieldError> {
 pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, FieldError> {
     let mut patch = Patch::default();
     for (name, value) in fields {
+        if let Some((_, channel)) = ADDRESS_FIELDS.into_iter().find(|(field, _)| *field == name) {
+            let list = addresses(&name, value, |text| address(channel, text, region))?;
+            patch.addresses.insert(channel, list);
+            continue;
+        }
         match name.as_str() {
-            "email" | "phone" | "whatsapp" | "telegram" | "app_push" | "webhook" => {
-                let channel = if name == "phone" { Channel::Sms } else { channel(&name, &name)? };
-                let normal = |text: &str| address(channel, text, region);
-                patch.addresses.insert(channel, addresses(&name, value, normal)?);
-            }
             "locale" => patch.locale = Some(text(&name, value)?.map(|v| locale(&v)).transpose()?),
             "time_zone" => patch.time_zone = Some(text(&name, value)?.map(|v| time_zone(&v)).transpose()?),
             "channels" => patch.channels = Some(channels(value)?),
@@ -83,18 +94,18 @@ pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, 
     Ok(patch)
 }
 
-/// One address of a channel in its normal form. A browser's subscription stays as it is: its connector reads it.
+/// An address in its channel's normal form. `region` (ISO 3166-1 alpha-2) reads phones without a country code.
 ///
 /// # Errors
-/// It is no address of the channel.
+/// It is none of this channel.
 pub fn address(channel: Channel, text: &str, region: Option<&str>) -> Result<String, FieldError> {
     match channel {
         Channel::Email => email(text),
         Channel::Sms | Channel::Whatsapp => phone(text, region),
         Channel::Telegram => chat(text),
+        Channel::WebPush => browser(text),
         Channel::AppPush => app_token(text),
         Channel::Webhook => opaque(text),
-        Channel::WebPush => Ok(text.to_owned()),
     }
 }
 
@@ -133,6 +144,14 @@ fn chat(text: &str) -> Result<String, FieldError> {
         FieldError::new("telegram", "is not a chat's number", "send the number of a private chat, like `\"12345678\"`")
     };
     text.parse::<i64>().ok().filter(|id| *id > 0).map(|id| id.to_string()).ok_or_else(bad)
+}
+
+/// A browser's subscription. Whether its host may be called is asked where it comes from a browser, and again when it is called.
+fn browser(text: &str) -> Result<String, FieldError> {
+    let subscription = Subscription::parse(text, Hosts::Any);
+    subscription.map(|known| known.to_string()).map_err(|error| {
+        FieldError::new("web_push", error.to_string(), "send the subscription as a member's `addresses` show it")
+    })
 }
 
 /// An app's token with the platform in front.

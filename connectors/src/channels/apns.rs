@@ -215,7 +215,8 @@ pub fn classify(
         _ => format!("HTTP {status} without a reason"),
     };
     let after = retry_after.or(known.and_then(|line| line.wait)).filter(|_| kind == Throttled);
-    Err(SendError { after, ..SendError::new(kind, detail) })
+    let of_address = known.is_some_and(|line| line.wait.is_some());
+    Err(SendError { after, of_address, ..SendError::new(kind, detail) })
 }
 
 /// A developer team's key to push with.
@@ -435,6 +436,7 @@ mod tests {
         ] {
             let error = classify(status, wait, None, body.as_bytes()).unwrap_err();
             assert_eq!((error.kind, error.after), (kind, after), "{status} {body}");
+            assert_eq!(error.of_address, body.contains("TooManyRequests"), "it is about one device: {status} {body}");
         }
         assert_eq!(classify(200, None, Some("id"), b"").unwrap().provider_id.as_deref(), Some("id"));
     }

@@ -324,7 +324,7 @@ mod tests {
             (21614, InvalidAddress),
             (30005, InvalidAddress),
             (30006, InvalidAddress),
-            (30003, Transient),
+            (30003, ErrorKind::Unreachable),
             (21610, OptedOut),
             (20003, Unauthorized),
             (21606, Unauthorized),

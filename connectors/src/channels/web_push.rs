@@ -10,6 +10,7 @@ pub use subscription::{BadSubscription, Hosts, Subscription};
 
 use super::{
     Accepted, ConfigError, Content, Message, Push, SendError, Sink,
+    codes::{self, Line},
     http::{self, Answer},
     public,
     signing::{es256, unix_seconds},
@@ -32,10 +33,16 @@ use reqwest::{Client, header::LOCATION};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 /// Connector's name in definitions.
 pub const KIND: &str = "web_push";
+/// What the statuses of push services mean for us; its source is in the file.
+static CODES: LazyLock<Vec<Line>> = LazyLock::new(|| codes::parse(include_str!("web_push.codes.csv")));
 /// Longest payload in bytes before encryption. A push service must take 4096 after it (RFC 8030 section 7.2), some take less.
 const MAX_PAYLOAD: usize = 3000;
 /// Longest that a push service keeps a message in practice, in seconds: 28 days.
@@ -247,26 +254,22 @@ pub fn classify(
     location: Option<&str>,
     is_known: bool,
 ) -> Result<Accepted, SendError> {
-    let kind = match status {
-        200..=299 => {
-            let location = location.filter(|url| url.len() <= MAX_LOCATION);
-            return Ok(Accepted { provider_id: location.map(Into::into), ..Accepted::default() });
-        }
-        404 | 410 => InvalidAddress,
-        413 => Rejected,
-        408 | 500.. => Transient,
-        429 if is_known => Throttled,
-        429 => Transient,
+    if (200..300).contains(&status) {
+        let location = location.filter(|url| url.len() <= MAX_LOCATION);
+        return Ok(Accepted { provider_id: location.map(Into::into), ..Accepted::default() });
+    }
+    let line = codes::find(&CODES, u32::from(status));
+    let kind = match line.map(|line| line.kind) {
+        // It answers for its own browsers only.
+        Some(Throttled) if !is_known => Transient,
+        Some(Unauthorized) if !is_known => Unreachable,
+        Some(kind) => kind,
+        None if status >= 500 => Transient,
         // Our key or token; redirects are not followed.
-        _ if is_known => Unauthorized,
-        _ => Unreachable,
+        None if is_known => Unauthorized,
+        None => Unreachable,
     };
-    let detail = match status {
-        404 | 410 => "the subscription has ended",
-        413 => "the push service takes no message of this size",
-        400 | 401 | 403 => "the push service refuses our VAPID key or token",
-        _ => "refused by the push service",
-    };
+    let detail = line.map_or("refused by the push service", |line| line.name);
     let after = retry_after.filter(|_| kind == Throttled);
     Err(SendError { after, of_address: !is_known, ..SendError::new(kind, format!("HTTP {status}: {detail}")) })
 }
@@ -469,6 +472,21 @@ mod tests {
         let id = |location| classify(201, None, location, true).unwrap().provider_id;
         assert_eq!(id(Some("https://push.example/m/1")).as_deref(), Some("https://push.example/m/1"));
         assert_eq!((id(None), id(Some(&"x".repeat(513)))), (None, None));
+    }
+
+    #[test]
+    fn every_code_of_the_table_has_its_consequence() {
+        for Line { code, kind, name, .. } in codes::assert_sound::<u32>(include_str!("web_push.codes.csv")) {
+            let status = u16::try_from(code).unwrap();
+            let error = classify(status, None, None, true).unwrap_err();
+            assert_eq!((error.kind, error.detail), (kind, format!("HTTP {code}: {name}")));
+            let by_a_stranger = match kind {
+                Throttled => Transient,
+                Unauthorized => Unreachable,
+                kind => kind,
+            };
+            assert_eq!(classify(status, None, None, false).unwrap_err().kind, by_a_stranger, "{code}");
+        }
     }
 
     #[test]

@@ -210,6 +210,7 @@ fn says(reply: &Reply, word: &str) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::channels::codes;
     use ErrorKind::{Ambiguous, InvalidAddress, Rejected, Transient, Unauthorized};
     use proptest::prelude::*;
 
@@ -278,6 +279,24 @@ mod tests {
             let error = classify(stage, &reply(line));
             assert_eq!(error.kind, expected, "{stage:?} {line}");
             assert!(error.detail.starts_with(&format!("{}: {}", stage.name(), &line[..3])), "{}", error.detail);
+        }
+    }
+
+    #[test]
+    fn every_line_of_the_table_has_its_consequence() {
+        for codes::Line { code, kind, name, .. } in codes::assert_sound::<&str>(include_str!("../smtp.codes.csv")) {
+            let (turn, line) = code.split_once(' ').unwrap();
+            let stage = match turn {
+                "GREETING" => Stage::Greeting,
+                "EHLO" => Stage::Hello,
+                "AUTH" => Stage::Auth,
+                "MAIL" => Stage::Mail,
+                "RCPT" => Stage::Recipient,
+                "DATA" => Stage::Data,
+                "END" => Stage::End,
+                _ => panic!("{turn} is no turn of the dialogue"),
+            };
+            assert_eq!(classify(stage, &reply(&format!("{line} {name}"))).kind, kind, "{code}");
         }
     }
 
