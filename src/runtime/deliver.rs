@@ -3,12 +3,15 @@
 //!
 //! The loop decides nothing: what is sent is `processors::deliver::prepare`, what follows is `settle`, which offsets are whose is the `Ledger`.
 
-use crate::runtime::{
-    message::message,
-    retry::until_available,
-    sinks::{Outlet, Sinks},
-    stages::project_in_key,
-    worker::{Context, Fatal, encode, malformed},
+use crate::{
+    runtime::{
+        message::message,
+        retry::until_available,
+        sinks::{Outlet, Sinks},
+        stages::project_in_key,
+        worker::{Context, Fatal, encode, malformed},
+    },
+    tracking::Trackers,
 };
 use bellwether_connectors::{
     channels::{Accepted, Message, SendError},
@@ -42,6 +45,7 @@ pub struct Deliverer {
     consumer: Box<dyn Consumer>,
     projects: watch::Receiver<Projects>,
     sinks: Arc<Sinks>,
+    trackers: Trackers,
     /// Records that may be here at once: arrived and not settled.
     window: usize,
     /// Partitions of the channel's topics, all instances together.
@@ -120,6 +124,7 @@ impl Deliverer {
             consumer,
             projects,
             sinks,
+            trackers: Trackers::default(),
             window: window.max(1),
             books: BTreeMap::new(),
             ready: [VecDeque::new(), VecDeque::new()],
@@ -307,7 +312,17 @@ impl Deliverer {
             return;
         }
         let outlet = self.sinks.outlet(&delivery.project, &name, &provider);
-        let message = message(&delivery, *rendered, &name, now);
+        let tracker = match projects.get(&delivery.project).map_or(Ok(None), |project| self.trackers.of(project)) {
+            Ok(tracker) => tracker,
+            // Without its links a message must not go out: a letter to many would offer no way to unsubscribe.
+            Err(error) => {
+                let tried = Tried::Failed { kind: ErrorKind::Unauthorized, detail: error.to_string(), after: None };
+                let output = settle(&delivery, &name, &provider, tried, now);
+                self.end(at, offset, &record, output);
+                return;
+            }
+        };
+        let message = message(&delivery, *rendered, &name, tracker.as_deref(), now);
         if let Some(book) = self.books.get_mut(&at) {
             book.waiting.push_back(Job { at, offset, record, delivery, message, outlet, provider });
         }

@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod definitions;
 pub mod deliver;
+pub mod links;
 pub mod message;
 pub mod metered;
 pub mod retry;
