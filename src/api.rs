@@ -11,7 +11,7 @@ use crate::{
         tracking::Tracked,
     },
     metrics::Metrics,
-    runtime::clock::Clock,
+    runtime::{clock::Clock, sinks::Sinks},
     webhooks::Webhooks,
 };
 use bellwether_connectors::tracking::Purpose;
@@ -32,6 +32,7 @@ pub fn build(
     config: &Config,
     backends: &Backends,
     projects: watch::Receiver<Projects>,
+    sinks: Arc<Sinks>,
     clock: &Clock,
     metrics: &Metrics,
 ) -> Result<Arc<Api>, ApiKeyError> {
@@ -49,6 +50,7 @@ pub fn build(
         clock: clock.function(),
         observer: Arc::new(Counting(metrics.clone())),
         hooks: Arc::new(Webhooks(projects)),
+        sinks,
         readiness: Arc::new(move || {
             let projects = known.borrow().iter().count();
             // Loaded before the API listens; none is no failure, somebody must be able to publish the first.

@@ -8,8 +8,10 @@ use crate::{
     metrics::Metrics,
     runtime::{
         clock::Clock,
-        definitions::Follower,
+        definitions::Definitions,
         deliver::{Deliverer, group},
+        follow::Follower,
+        health::{self, Hearing},
         sinks::Sinks,
         stages::{DeadLettersStage, FlowStage, MembersStage, RouteStage, ScheduleStage, Stage, TrackStage},
         worker::{Context, Fatal, Worker},
@@ -99,7 +101,7 @@ impl Instance {
     pub async fn start(config: &Config, roles: &BTreeSet<Role>) -> Result<Self, ServeError> {
         let metrics = Metrics::new().map_err(|e| ServeError::Config(format!("metrics: {e}")))?;
         let backends = Backends::open(config, &metrics).await?;
-        let sinks = Sinks::new(metrics.clone());
+        let sinks = Sinks::new(metrics.clone(), Clock::system());
         Self::start_on(config, roles, backends, metrics, sinks).await
     }
 
@@ -116,8 +118,12 @@ impl Instance {
     ) -> Result<Self, ServeError> {
         let stop = CancellationToken::new();
         let clock = Clock::system();
-        let follower = Follower::load(Arc::clone(&backends.log), stop.clone()).await?;
-        let projects = follower.projects();
+        let (log, sinks) = (Arc::clone(&backends.log), Arc::new(sinks));
+        let definitions = Definitions::default();
+        let projects = definitions.projects();
+        let definitions = Follower::load(Arc::clone(&log), Topic::Definitions, definitions, stop.clone()).await?;
+        let hearing = Hearing(Arc::clone(&sinks));
+        let hearing = Follower::load(Arc::clone(&log), Topic::Providers, hearing, stop.clone()).await?;
         let context = Context {
             log: Arc::clone(&backends.log),
             store: Arc::clone(&backends.store),
@@ -129,13 +135,16 @@ impl Instance {
         let registry = config.registry.clone().map(Registry::new).transpose();
         let registry = registry.map_err(|e| ServeError::Config(format!("registry: {e}")))?;
         let decoder = Arc::new(EventDecoder { registry, default_project: config.default_project.clone() });
-        let sinks = Arc::new(sinks);
         let mut instance =
             Self { address: None, backends, metrics, projects: projects.clone(), stop, tasks: JoinSet::new() };
-        instance.spawn("definitions", async move { Ok(follower.run().await?) });
+        instance.spawn("definitions", async move { Ok(definitions.run().await?) });
+        instance.spawn("providers", async move { Ok(hearing.run().await?) });
+        let telling = health::tell(Arc::clone(&sinks), log, instance.stop.clone());
+        instance.spawn("providers", async move { Ok(telling.await?) });
 
         if roles.contains(&Role::Http) {
-            let api = crate::api::build(config, &instance.backends, projects.clone(), &clock, &instance.metrics)
+            let (backends, metrics) = (&instance.backends, &instance.metrics);
+            let api = crate::api::build(config, backends, projects.clone(), Arc::clone(&sinks), &clock, metrics)
                 .map_err(|e| ServeError::Config(e.to_string()))?;
             instance.listen(config.listen, api).await?;
             instance.hear_mail(&config.mail, projects.clone(), &clock).await?;

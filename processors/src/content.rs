@@ -464,7 +464,8 @@ fn value(json: &Json) -> Value {
 
 /// The sample context of a template: its `sample` as the event's data. A `member` in the sample stands for the member, who otherwise has
 /// only what every member has: an id.
-pub(crate) fn sample_context(event_type: &str, sample: &Map<String, Json>) -> Json {
+#[must_use]
+pub fn sample_context(event_type: &str, sample: &Map<String, Json>) -> Json {
     let mut data = sample.clone();
     let mut member = json!({"id": "sample", "attributes": {}});
     if let Some(Json::Object(given)) = data.remove("member") {

@@ -96,6 +96,10 @@ pub enum Secret {
 pub struct Provider {
     /// Which connector, such as `smtp`; it decides the channel.
     pub kind: String,
+    /// Its part of the channel's addresses beside the channel's other providers: an address stays with one provider for as long as that
+    /// may be called. 0 takes over only where no other can.
+    #[serde(default = "default_weight", skip_serializing_if = "is_default_weight")]
+    pub weight: u32,
     /// Messages per second that the whole cluster may send by this account; absent means no limit of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_second: Option<u32>,
@@ -117,12 +121,23 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// [`Self::weight`] where it is absent.
+    pub const DEFAULT_WEIGHT: u32 = 1;
     /// [`Self::max_in_flight`] where it is absent.
     pub const DEFAULT_MAX_IN_FLIGHT: u32 = 64;
     /// [`Self::max_attempts`] where it is absent.
     pub const DEFAULT_MAX_ATTEMPTS: u32 = 8;
     /// [`Self::backoff_ms`] where it is absent.
     pub const DEFAULT_BACKOFF_MS: u64 = 5_000;
+}
+
+const fn default_weight() -> u32 {
+    Provider::DEFAULT_WEIGHT
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so.
+const fn is_default_weight(weight: &u32) -> bool {
+    *weight == Provider::DEFAULT_WEIGHT
 }
 
 const fn default_in_flight() -> u32 {

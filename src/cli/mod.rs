@@ -1,9 +1,10 @@
 //! Commands that are clients of the HTTP API: what they do anybody can do with curl. They open neither log nor store.
 //!
-//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`]; [`mask`] hides
+//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`], [`channels`]; [`mask`] hides
 //! addresses from whoever looks over the shoulder.
 
 pub mod apply;
+pub mod channels;
 pub mod client;
 pub mod dead_letters;
 pub mod explain;
@@ -30,6 +31,8 @@ pub enum Client {
     DeadLetters(DeadLetters),
     /// Get, put, delete and import members.
     Members(Members),
+    /// Show how the providers of each channel stand, and send test messages.
+    Channel(channels::Channel),
 }
 
 impl Client {
@@ -43,6 +46,7 @@ impl Client {
             Self::Explain(command) => command.run().await,
             Self::DeadLetters(command) => command.run().await,
             Self::Members(command) => command.run().await,
+            Self::Channel(command) => command.run().await,
         }
     }
 }

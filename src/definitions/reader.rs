@@ -213,13 +213,14 @@ impl Reader {
 
     /// Fields that are not ours are the connector's settings.
     fn provider(&mut self, node: &Node) -> Provider {
-        const OURS: [&str; 6] =
-            ["kind", "rate_per_second", "max_in_flight", "on_ambiguous", "max_attempts", "backoff_ms"];
+        const OURS: [&str; 7] =
+            ["kind", "weight", "rate_per_second", "max_in_flight", "on_ambiguous", "max_attempts", "backoff_ms"];
         let entries = self.entries(node);
         let fields = Fields { at: node.at, entries, is_map: matches!(node.kind, Kind::Map(_)) };
         let ambiguous = [("resend", OnAmbiguous::Resend), ("hold", OnAmbiguous::Hold)];
         Provider {
             kind: self.required(&fields, "kind", Self::text),
+            weight: self.optional(&fields, "weight", Self::whole_number).unwrap_or(Provider::DEFAULT_WEIGHT),
             rate_per_second: self.optional(&fields, "rate_per_second", Self::whole_number),
             max_in_flight: self
                 .optional(&fields, "max_in_flight", Self::whole_number)

@@ -29,19 +29,22 @@ pub enum Scope {
     Definitions,
     /// Read and replay dead letters.
     DeadLetters,
+    /// See how providers stand, and send test messages.
+    Channels,
     /// Beside [`Scope::DeadLetters`]: also those that no project could be read from. For whoever runs the installation.
     Operator,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Events,
         Self::Members,
         Self::Notifications,
         Self::Stats,
         Self::Definitions,
         Self::DeadLetters,
+        Self::Channels,
         Self::Operator,
     ];
 
@@ -55,6 +58,7 @@ impl Scope {
             Self::Stats => "stats",
             Self::Definitions => "definitions",
             Self::DeadLetters => "dead_letters",
+            Self::Channels => "channels",
             Self::Operator => "operator",
         }
     }

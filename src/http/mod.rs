@@ -3,10 +3,11 @@
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`webhooks`], [`tracking`], [`probes`];
+//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`channels`], [`webhooks`], [`tracking`], [`probes`];
 //! [`openapi`] describes them all.
 
 pub mod auth;
+pub mod channels;
 pub mod dead_letters;
 pub mod definitions;
 pub mod events;
@@ -30,7 +31,7 @@ pub mod tracking;
 pub mod webhooks;
 
 use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, tracking::Tracked, webhooks::Hooks};
-use crate::tracking::Trackers;
+use crate::{runtime::sinks::Sinks, tracking::Trackers};
 use axum::{
     Router,
     body::Body,
@@ -91,6 +92,8 @@ pub struct Api {
     pub observer: Arc<dyn Observer>,
     /// Verifies and reads what providers call.
     pub hooks: Arc<dyn Hooks>,
+    /// The providers, to tell how they stand and to send a test message.
+    pub sinks: Arc<Sinks>,
     /// Further checks of `/readyz`, beside log and store.
     pub readiness: Readiness,
     /// What `/metrics` answers.
@@ -200,6 +203,8 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/dead-letters/{id}", &["get"]),
     ("/v1/dead-letters/replay", &["post"]),
     ("/v1/definitions", &["get", "put"]),
+    ("/v1/channels", &["get"]),
+    ("/v1/channels/{channel}/test", &["post"]),
     ("/v1/members/{id}/links", &["post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
@@ -236,6 +241,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/dead-letters/{id}", get(dead_letters::show))
         .route("/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/v1/definitions", get(definitions::read).put(definitions::publish))
+        .route("/v1/channels", get(channels::list))
+        .route("/v1/channels/{channel}/test", post(channels::test))
         .layer(from_fn_with_state(Arc::clone(&shared), idempotency::once))
         .route("/v1/web-push/key", get(links::key).options(links::preflight))
         .route("/v1/web-push/subscriptions", post(links::subscribe).options(links::preflight))

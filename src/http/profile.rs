@@ -63,16 +63,11 @@ pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, 
     let mut patch = Patch::default();
     for (name, value) in fields {
         match name.as_str() {
-            "email" => drop(patch.addresses.insert(Channel::Email, addresses(&name, value, email)?)),
-            "phone" => {
-                drop(patch.addresses.insert(Channel::Sms, addresses(&name, value, |v| phone(v, region))?));
+            "email" | "phone" | "whatsapp" | "telegram" | "app_push" | "webhook" => {
+                let channel = if name == "phone" { Channel::Sms } else { channel(&name, &name)? };
+                let normal = |text: &str| address(channel, text, region);
+                patch.addresses.insert(channel, addresses(&name, value, normal)?);
             }
-            "whatsapp" => {
-                drop(patch.addresses.insert(Channel::Whatsapp, addresses(&name, value, |v| phone(v, region))?));
-            }
-            "telegram" => drop(patch.addresses.insert(Channel::Telegram, addresses(&name, value, chat)?)),
-            "app_push" => drop(patch.addresses.insert(Channel::AppPush, addresses(&name, value, app_token)?)),
-            "webhook" => drop(patch.addresses.insert(Channel::Webhook, addresses(&name, value, opaque)?)),
             "locale" => patch.locale = Some(text(&name, value)?.map(|v| locale(&v)).transpose()?),
             "time_zone" => patch.time_zone = Some(text(&name, value)?.map(|v| time_zone(&v)).transpose()?),
             "channels" => patch.channels = Some(channels(value)?),
@@ -86,6 +81,21 @@ pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, 
         }
     }
     Ok(patch)
+}
+
+/// One address of a channel in its normal form. A browser's subscription stays as it is: its connector reads it.
+///
+/// # Errors
+/// It is no address of the channel.
+pub fn address(channel: Channel, text: &str, region: Option<&str>) -> Result<String, FieldError> {
+    match channel {
+        Channel::Email => email(text),
+        Channel::Sms | Channel::Whatsapp => phone(text, region),
+        Channel::Telegram => chat(text),
+        Channel::AppPush => app_token(text),
+        Channel::Webhook => opaque(text),
+        Channel::WebPush => Ok(text.to_owned()),
+    }
 }
 
 /// One address or a list of them; null is none.

@@ -11,9 +11,14 @@ use super::{
     tracking::Tracked,
     webhooks::{Call, Callback, Heard, HookError, Hooks, signed_url},
 };
-use crate::definitions::check_provider;
+use crate::{
+    definitions::check_provider,
+    metrics::Metrics,
+    runtime::{clock::Clock, sinks::Sinks},
+};
 use async_trait::async_trait;
 use bellwether_connectors::{
+    channels::{Accepted, Message, SendError, Sink},
     log::{Append, Bounds, Commit, Committed, Consumer, Log, LogError, LogRecord, TopicPartition},
     store::{Checkpoint, ScanPage, Store, StoreError, TokenRange},
     tracking::Purpose,
@@ -25,7 +30,7 @@ use bellwether_schemas::{
     codec::{Encoded, decode},
     definitions::Definitions,
     member::{Address, Patch, Profile},
-    records::{DefinitionSet, MemberAction, MemberCommand, Receipt, ReceiptKind},
+    records::{DefinitionSet, ErrorKind, MemberAction, MemberCommand, Receipt, ReceiptKind},
     rows::{Cells, Read, Row, Span, Table, Value as Cell, Write},
     tables::{MemberRow, PROFILE},
     topics::partition_of,
@@ -142,6 +147,29 @@ impl Store for MemoryStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.check()
+    }
+}
+
+/// A provider that takes everything but what goes to `gone@…`, `wait@…` and `wrong@…`.
+#[derive(Debug)]
+struct Taker;
+
+#[async_trait]
+impl Sink for Taker {
+    fn channel(&self) -> Channel {
+        Channel::Email
+    }
+    async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
+        let error = |kind, detail: &str, after| SendError { after, ..SendError::new(kind, detail) };
+        match message.to.split('@').next() {
+            Some("gone") => Err(error(ErrorKind::InvalidAddress, "550 no such user", None)),
+            Some("wait") => Err(error(ErrorKind::Throttled, "450 too fast", Some(Duration::from_secs(7)))),
+            Some("wrong") => Err(error(ErrorKind::Unauthorized, "535 who are you", None)),
+            _ => Ok(Accepted { provider_id: Some("q1".into()), ..Accepted::default() }),
+        }
+    }
+    async fn check(&self) -> Result<(), SendError> {
+        Ok(())
     }
 }
 
@@ -437,6 +465,7 @@ impl House {
             clock: Arc::new(|| NOW),
             observer: Arc::clone(&told) as Arc<dyn Observer>,
             hooks: Arc::new(PlainHook),
+            sinks: Arc::new(Sinks::with(Metrics::new().unwrap(), Clock::system(), Box::new(|_| Ok(Arc::new(Taker))))),
             readiness: Arc::new(|| {
                 let check = Check { name: "definitions".into(), ok: true, detail: "loaded".into() };
                 Box::pin(async move { vec![check] })

@@ -533,6 +533,61 @@ async fn a_bad_request_about_dead_letters_is_refused_by_field() {
 }
 
 #[tokio::test]
+async fn channels_show_their_providers_and_send_test_messages() {
+    let house = House::new().await;
+    assert_eq!(house.get("/v1/channels").await.body, json!({"channels": []}));
+    let mut document = serde_json::to_value(shop()).unwrap();
+    let smtp =
+        json!({"kind": "smtp", "host": "mail.example", "from_address": "shop@example.com", "rate_per_second": 9});
+    document["providers"] = json!({"mail": smtp, "spare": {"kind": "smtp", "host": "b.example", "from_address": "b@b.example", "weight": 0}});
+    assert_eq!(house.put("/v1/definitions", &document).await.status.as_u16(), 200);
+    let states = async || {
+        let answer = house.get("/v1/channels").await;
+        assert_eq!(answer.body["channels"][0]["channel"], "email", "{}", answer.body);
+        answer.body["channels"][0]["providers"].clone()
+    };
+    let mail = json!({"name": "mail", "kind": "smtp", "weight": 1, "rate_per_second": 9, "state": "ok"});
+    assert_eq!(states().await, json!([mail, {"name": "spare", "kind": "smtp", "weight": 0, "state": "ok"}]));
+
+    let test = async |body: Value| house.post("/v1/channels/email/test", &body).await;
+    // Whom to, the provider that is named → accepted, classified, wait.
+    for (to, provider, accepted, error, wait) in [
+        ("ana@example.com", None, true, Value::Null, Value::Null),
+        ("ana@example.com", Some("spare"), true, Value::Null, Value::Null),
+        ("gone@example.com", None, false, json!("invalid_address"), Value::Null),
+        ("wrong@example.com", Some("spare"), false, json!("unauthorized"), Value::Null),
+        ("wait@example.com", None, false, json!("throttled"), json!(7)),
+    ] {
+        let answer = test(json!({"to": to, "provider": provider})).await;
+        let body = &answer.body;
+        assert_eq!(answer.status.as_u16(), 200, "{body}");
+        assert_eq!(body["provider"], provider.unwrap_or("mail"), "weight 0 stands in for others only");
+        assert_eq!(
+            (&body["accepted"], &body["error"], &body["retry_after_seconds"]),
+            (&json!(accepted), &error, &wait)
+        );
+        assert_eq!(body["detail"].is_string(), !accepted, "{body}");
+    }
+    let told = states().await;
+    assert_eq!((&told[0]["state"], &told[1]["state"]), (&json!("held"), &json!("stopped")), "{told}");
+    assert!(told[0]["until"].is_string() && told[1]["detail"].as_str().unwrap().contains("535"), "{told}");
+    test(json!({"to": "ana@example.com"})).await.problem(409, "provider");
+    assert_eq!(
+        test(json!({"to": "ana@example.com", "provider": "spare"})).await.body["accepted"],
+        true,
+        "a test passes a stop"
+    );
+    assert_eq!(states().await[1]["state"], "ok", "and ends it");
+
+    test(json!({"to": "no address"})).await.problem(422, "email");
+    test(json!({"to": "ana@example.com", "provider": "other"})).await.problem(422, "provider");
+    test(json!({"to": "ana@example.com", "template": "other"})).await.problem(422, "template");
+    test(json!({"from": "ana@example.com"})).await.problem(400, "body");
+    house.post("/v1/channels/pigeon/test", &json!({"to": "x"})).await.problem(422, "channel");
+    house.post("/v1/channels/sms/test", &json!({"to": "+4915112345678"})).await.problem(422, "channel");
+}
+
+#[tokio::test]
 async fn definitions_are_published_against_the_version_they_were_made_from() {
     let house = House::new().await;
     let read = house.get("/v1/definitions").await;

@@ -19,21 +19,27 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bellwether_connectors::{
     log::Append,
     tracking::{Link, Purpose, web},
 };
 use bellwether_schemas::records::{ReceiptKind, Record};
-use std::sync::Arc;
+use sha2::{Digest as _, Sha256};
+use std::sync::{Arc, LazyLock};
 
 /// A picture of one transparent pixel (GIF89a).
 const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff\x21\xf9\x04\x01\x00\x00\x00\x00\
     \x2c\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x01\x44\x00\x3b";
 /// Bytes of a body that unsubscribes; RFC 8058 asks for 26.
 const MAX_FORM: usize = 16 << 10;
-/// The pages load nothing, run nothing, and post to themselves alone.
-const POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+/// The pages load nothing, run nothing, have no style but their own, and post to themselves alone.
+static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let style = STANDARD.encode(Sha256::digest(page::STYLE));
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    )
+});
 
 /// How a request ended, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,7 +274,10 @@ fn unreadable(language: Language) -> Response {
 fn answer(status: StatusCode, html: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_str(&POLICY).unwrap_or(HeaderValue::from_static("default-src 'none'")),
+        ),
     ];
     private((status, headers, html).into_response())
 }

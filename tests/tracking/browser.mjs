@@ -185,6 +185,8 @@ async function visit() {
   await opened.goto(data.leave);
   assert.equal(await opened.getAttribute('html', 'lang'), 'es');
   assert.equal(await opened.getByRole('button').textContent(), 'Darme de baja');
+  const colour = await opened.getByRole('button').evaluate((button) => getComputedStyle(button).backgroundColor);
+  assert.equal(colour, 'rgb(29, 78, 216)', "the page's policy allows its own style");
   if (screenshots) {
     await opened.screenshot({ path: `${screenshots}/unsubscribe.png` });
     await page.screenshot({ path: `${screenshots}/subscribed.png` });

@@ -192,7 +192,7 @@ pub struct SendError {
     pub detail: String,
     /// How long the provider told us to wait.
     pub after: Option<Duration>,
-    /// The wait is for this address alone: meanwhile others may be sent to, so it holds no provider's pace.
+    /// It is about this address alone: others may be sent to meanwhile, so it neither holds the provider's pace nor counts against it.
     pub of_address: bool,
 }
 

@@ -270,7 +270,7 @@ pub fn classify(
         _ => "refused by the push service",
     };
     let after = retry_after.filter(|_| kind == Throttled);
-    Err(SendError { after, ..SendError::new(kind, format!("HTTP {status}: {detail}")) })
+    Err(SendError { after, of_address: !is_known, ..SendError::new(kind, format!("HTTP {status}: {detail}")) })
 }
 
 /// A key to push with.
@@ -345,16 +345,17 @@ impl Sink for WebPushSink {
             .header("Urgency", urgency)
             .header("Topic", topic)
             .body(body);
+        let is_known = self.config.is_known(&subscription);
         let Answer { status, headers, retry_after, .. } =
             http::exchange(request, http::MAX_ANSWER).await.map_err(|error| {
                 if public::is_not_public(&error) {
                     // Not for ever: a resolver that lies for an hour must not cost us every subscription.
                     return SendError::new(Unreachable, "the endpoint's host has no public address");
                 }
-                http::unanswered(&error)
+                SendError { of_address: !is_known, ..http::unanswered(&error) }
             })?;
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
-        classify(status, retry_after, location, self.config.is_known(&subscription))
+        classify(status, retry_after, location, is_known)
     }
 
     /// Nobody is there to ask without a subscription; that the key signs is all there is to see.

@@ -152,7 +152,7 @@ async fn a_message_follows_its_group_and_says_where_to() {
 async fn a_throttling_holds_the_pace() {
     let (at, _) = serve().await;
     let paced = Paced::new(Arc::new(sink(at)), None);
-    paced.acquire().await.send(&text("3")).await.unwrap_err();
+    paced.acquire().await.send(&text("3")).await.0.unwrap_err();
     assert!(paced.state().held_until.is_some());
 }
 

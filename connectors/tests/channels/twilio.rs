@@ -136,7 +136,7 @@ async fn every_answer_has_its_consequence() {
 async fn a_throttling_holds_the_pace() {
     let (at, _) = serve().await;
     let paced = Paced::new(Arc::new(sink(at, "AC1")), None);
-    paced.acquire().await.send(&text("+15550000003")).await.unwrap_err();
+    paced.acquire().await.send(&text("+15550000003")).await.0.unwrap_err();
     assert!(paced.state().held_until.is_some());
     assert!(paced.try_acquire().is_none());
 }

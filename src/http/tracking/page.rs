@@ -120,6 +120,12 @@ pub fn later(language: Language, target: Option<&str>) -> String {
     page(language, title, text, &link.unwrap_or_default())
 }
 
+/// The pages' style; their policy allows no other.
+pub const STYLE: &str = "\
+body{font:1.125rem/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;margin:15vh auto;max-width:28rem;padding:0 1rem}\
+button{font:inherit;color:#fff;background:#1d4ed8;border:0;border-radius:.4rem;padding:.75rem 1.5rem;min-height:3rem;cursor:pointer}\
+button:focus-visible{outline:3px solid #1a1a1a;outline-offset:3px}";
+
 fn page(language: Language, title: &str, text: &str, form: &str) -> String {
     let lang = language.name();
     let text = escaped(text);
@@ -127,9 +133,7 @@ fn page(language: Language, title: &str, text: &str, form: &str) -> String {
         r#"<!doctype html>
 <html lang="{lang}"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">
-<style>body{{font:1.125rem/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;margin:15vh auto;max-width:28rem;padding:0 1rem}}
-button{{font:inherit;color:#fff;background:#1d4ed8;border:0;border-radius:.4rem;padding:.75rem 1.5rem;min-height:3rem;cursor:pointer}}
-button:focus-visible{{outline:3px solid #1a1a1a;outline-offset:3px}}</style></head>
+<style>{STYLE}</style></head>
 <body><main><h1>{title}</h1><p>{text}</p>{form}</main></body></html>
 "#
     )

@@ -156,7 +156,11 @@ fn enhanced(text: &str) -> Option<(u8, u16, u16)> {
 #[must_use]
 pub fn classify(stage: Stage, reply: &Reply) -> SendError {
     let text = reply.text.replace('\n', " ");
-    SendError::new(kind(stage, reply), format!("{}: {} {}", stage.name(), reply.code, without_addresses(&text)))
+    let error =
+        SendError::new(kind(stage, reply), format!("{}: {} {}", stage.name(), reply.code, without_addresses(&text)));
+    // A recipient that is put off (greylisting, a full mailbox) says nothing of the server, unless that closes for all (RFC 5321 section 3.8).
+    let of_address = stage == Stage::Recipient && error.kind == ErrorKind::Transient && reply.code != 421;
+    SendError { of_address, ..error }
 }
 
 /// RFC 5321 section 4.2.3 (codes), RFC 3463 and the IANA registry of enhanced status codes.
