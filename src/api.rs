@@ -8,11 +8,13 @@ use crate::{
         Api, Limits, Observer,
         auth::{ApiKeyError, ApiKeys},
         probes::Check,
+        tracking::Tracked,
     },
     metrics::Metrics,
     runtime::{clock::Clock, sinks::Sinks},
     webhooks::Webhooks,
 };
+use bellwether_connectors::tracking::Purpose;
 use bellwether_processors::{
     Processor,
     definitions::{Compiled, Projects},
@@ -73,5 +75,8 @@ impl Observer for Counting {
     }
     fn webhook_unverified(&self, provider: &str) {
         self.0.webhooks_unverified.with_label_values(&[provider]).inc();
+    }
+    fn tracked(&self, purpose: Purpose, outcome: Tracked) {
+        self.0.tracking_requests.with_label_values(&[purpose.name(), outcome.name()]).inc();
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     config::{Config, LogConfig, StoreConfig},
     metrics::Metrics,
     runtime::{definitions::Definitions, follow::Follower, worker::Fatal},
+    tracking::Tracker,
 };
 use bellwether_connectors::channels;
 use bellwether_processors::definitions::Projects;
@@ -64,6 +65,9 @@ pub async fn run(file: Option<&Path>) -> bool {
 
 async fn providers(projects: &Projects, sheet: &mut Sheet) {
     for project in projects.iter() {
+        if let Some(tracking) = &project.document.project.tracking {
+            sheet.line(&format!("tracking {}", project.project), Tracker::new(&project.project, tracking).map(drop));
+        }
         for (name, provider) in &project.document.providers {
             let result = match channels::build(&provider.kind, &provider.settings) {
                 Ok(sink) => sink.check().await.map_err(|e| e.to_string()),

@@ -2,7 +2,7 @@
 //! It decides nothing about a record (that is `processors`) and knows no provider's protocol (that is `connectors`).
 
 //!
-//! Reading order: [`config`], [`backends`], [`serve`] (a process and its roles), [`runtime`] (the loops a record passes through), [`http`] (the API),
+//! Reading order: [`config`], [`backends`], [`serve`] (a process and its roles), [`runtime`] (the loops a record passes through), [`tracking`] (a project's links), [`http`] (the API),
 //! [`definitions`] (a folder of YAML), [`cli`] (clients of the API), [`check`], [`metrics`] and [`telemetry`]; [`receivers`] stand for the outside in [`demo`], [`mod@bench`] and
 //! the tests.
 
@@ -21,4 +21,5 @@ pub mod receivers;
 pub mod runtime;
 pub mod serve;
 pub mod telemetry;
+pub mod tracking;
 pub mod webhooks;

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub provider_stopped: IntGaugeVec,
     /// Webhook calls whose signature did not verify, by provider.
     pub webhooks_unverified: IntCounterVec,
+    /// Links of messages that were called, by what they are for and how it ended.
+    pub tracking_requests: IntCounterVec,
     /// Messages that came in by mail, by what they were.
     pub mail_received: IntCounterVec,
 }
@@ -117,6 +119,11 @@ impl Metrics {
                 "bellwether_webhooks_unverified_total",
                 "Webhook calls with a wrong signature.",
                 &["provider"],
+            )?,
+            tracking_requests: counter(
+                "bellwether_tracking_requests_total",
+                "Links of messages that were called.",
+                &["purpose", "outcome"],
             )?,
             mail_received: counter(
                 "bellwether_mail_received_total",

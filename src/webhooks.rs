@@ -7,7 +7,7 @@ use crate::http::{
 };
 use bellwether_connectors::{
     channels::{Reference, telegram, twilio, whatsapp},
-    secret::Secret,
+    secret::{Resolve as _, Secret},
     webhooks::{self, WebhookError},
 };
 use bellwether_processors::definitions::Projects;

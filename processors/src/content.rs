@@ -6,7 +6,7 @@ pub mod mjml;
 use crate::definitions::canonical_locale;
 use bellwether_schemas::{
     Channel, Timestamp,
-    definitions::{Place, Template, Variant},
+    definitions::{Place, Template, Tracking, Variant},
     member::Profile,
 };
 use minijinja::{
@@ -112,6 +112,11 @@ impl Content {
         // Keeps positions in errors. Its print-out of local variables is never used: it would show personal data.
         engine.set_debug(true);
         Self { engine, default_locale: default_locale.to_owned(), variants: HashMap::new() }
+    }
+
+    /// Lets texts say `{{ unsubscribe_url }}`. A place is rendered, because the link is sealed for each try of a delivery, with a key.
+    pub(crate) fn offer_unsubscribe(&mut self) {
+        self.engine.add_global("unsubscribe_url", Tracking::UNSUBSCRIBE_PLACE);
     }
 
     /// Compiles every text of a template; what compiles is kept.

@@ -9,8 +9,8 @@ use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
     definitions::{
-        ApprovedTemplate, Attachment, Button, Flow, Media, MediaKind, Notify, OnAmbiguous, Project, Provider, Template,
-        Variant,
+        ApprovedTemplate, Attachment, Button, Flow, Media, MediaKind, Notify, OnAmbiguous, Project, Provider, Secret,
+        Template, Tracking, Variant,
     },
 };
 use serde_json::{Map, Value};
@@ -140,6 +140,10 @@ impl Reader {
         self.choice(node, "channel", &Channel::ALL.map(|channel| (channel.name(), channel)))
     }
 
+    fn lane(&mut self, node: &Node) -> Option<Lane> {
+        self.choice(node, "lane", &Lane::ALL.map(|lane| (lane.name(), lane)))
+    }
+
     fn json(&mut self, node: &Node) -> Option<Map<String, Value>> {
         Some(Node::json_map(self.entries(node)))
     }
@@ -152,11 +156,53 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        let fields = self.fields(node, &["name", "default_locale", "default_region"]);
+        let fields = self.fields(node, &["name", "default_locale", "default_region", "tracking"]);
         Project {
             name: self.required(&fields, "name", Self::text),
             default_locale: self.required(&fields, "default_locale", Self::text),
             default_region: self.optional(&fields, "default_region", Self::text),
+            tracking: self.optional(&fields, "tracking", Self::tracking),
+        }
+    }
+
+    /// `None` where its key cannot be read, which has been told.
+    fn tracking(&mut self, node: &Node) -> Option<Tracking> {
+        const FIELDS: [&str; 7] = ["base_url", "key", "previous_keys", "opens", "clicks", "channels", "unsubscribe"];
+        let fields = self.fields(node, &FIELDS);
+        let base_url = self.required(&fields, "base_url", Self::text);
+        let key = self.required(&fields, "key", |r, n| Some(r.secret(n)));
+        Some(Tracking {
+            base_url,
+            previous_keys: self.optional(&fields, "previous_keys", |r, n| r.list(n, Self::secret)).unwrap_or_default(),
+            opens: self.optional(&fields, "opens", Self::boolean).unwrap_or(true),
+            clicks: self.optional(&fields, "clicks", Self::boolean).unwrap_or(true),
+            channels: self
+                .optional(&fields, "channels", |r, n| r.list(n, Self::channel))
+                .unwrap_or_else(Tracking::default_channels),
+            unsubscribe: self
+                .optional(&fields, "unsubscribe", |r, n| r.list(n, Self::lane))
+                .unwrap_or_else(Tracking::default_unsubscribe),
+            key: key?,
+        })
+    }
+
+    /// Where a secret is to be had. What is there instead is never repeated: it may be the secret.
+    fn secret(&mut self, node: &Node) -> Option<Secret> {
+        let place = match &node.kind {
+            Kind::Map(entries) => match entries.as_slice() {
+                [Entry { key, value: Node { kind: Kind::Text(place), .. }, .. }] => Some((key.as_str(), place.clone())),
+                _ => None,
+            },
+            _ => None,
+        };
+        match place {
+            Some(("env", name)) => Some(Secret::Env(name)),
+            Some(("file", path)) => Some(Secret::File(path.into())),
+            _ => {
+                let remedy = "write `{env: NAME}` or `{file: PATH}`, never the secret itself";
+                self.error(node.at, "the place of a secret is expected", remedy);
+                None
+            }
         }
     }
 
@@ -336,10 +382,9 @@ impl Reader {
 
     fn notify(&mut self, node: &Node) -> Notify {
         let fields = self.fields(node, &["template", "lane", "channels", "expires_after_seconds"]);
-        let lanes = Lane::ALL.map(|lane| (lane.name(), lane));
         Notify {
             template: self.required(&fields, "template", Self::text),
-            lane: self.required(&fields, "lane", |r, n| r.choice(n, "lane", &lanes).map(Some)).unwrap_or(Lane::Bulk),
+            lane: self.required(&fields, "lane", |r, n| r.lane(n).map(Some)).unwrap_or(Lane::Bulk),
             channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             expires_after_seconds: self.optional(&fields, "expires_after_seconds", Self::whole_number),
         }

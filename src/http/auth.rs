@@ -6,7 +6,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
-use bellwether_connectors::secret::{Secret, SecretError};
+use bellwether_connectors::secret::{Resolve as _, Secret, SecretError};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

@@ -196,7 +196,8 @@ pub async fn test(
         context: String::new(),
         window_until: None,
     };
-    let message = message(&delivery, rendered, name, shared.now());
+    // Untracked: no story hears of a test, and no member unsubscribes by it.
+    let message = message(&delivery, rendered, name, None, shared.now());
     let begun = std::time::Instant::now();
     let answer = outlet.send(go, &message).await;
     let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

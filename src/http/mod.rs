@@ -1,9 +1,9 @@
-//! The HTTP API: events, members, imports, suppressions, stories, figures, dead letters, definitions, webhooks and probes.
+//! The HTTP API: events, members, imports, suppressions, stories, figures, dead letters, definitions, channels, webhooks, the links of messages, and probes.
 //! A door: it checks, appends to the log and reads the store. Whom to tell what is decided elsewhere.
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`channels`], [`webhooks`], [`probes`];
+//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`channels`], [`webhooks`], [`tracking`], [`probes`];
 //! [`openapi`] describes them all.
 
 pub mod auth;
@@ -28,10 +28,11 @@ pub mod suppressions;
 mod test_support;
 #[cfg(test)]
 mod tests;
+pub mod tracking;
 pub mod webhooks;
 
-use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, webhooks::Hooks};
-use crate::runtime::sinks::Sinks;
+use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, tracking::Tracked, webhooks::Hooks};
+use crate::{runtime::sinks::Sinks, tracking::Trackers};
 use axum::{
     Router,
     body::Body,
@@ -41,7 +42,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use bellwether_connectors::{log::Log, store::Store};
+use bellwether_connectors::{log::Log, store::Store, tracking::Purpose};
 use bellwether_processors::definitions::Projects;
 use bellwether_schemas::{Timestamp, definitions::Definitions};
 use bytes::{Bytes, BytesMut};
@@ -69,6 +70,8 @@ pub trait Observer: Debug + Send + Sync {
     fn rejected(&self, reason: &'static str);
     /// A callback with a signature that is not the provider's.
     fn webhook_unverified(&self, provider: &str);
+    /// A link of a message was called.
+    fn tracked(&self, purpose: Purpose, outcome: Tracked);
 }
 
 /// All that the API needs of the house.
@@ -156,6 +159,8 @@ pub struct Shared {
     imports: Arc<Semaphore>,
     /// One publication at a time, so that each sees the version before it.
     publishing: Mutex<()>,
+    /// What opens the links of messages.
+    trackers: Trackers,
 }
 
 impl Shared {
@@ -209,6 +214,10 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
     ("/v1/webhooks/{project}/{provider}", &["get", "post"]),
+    ("/t/{project}/c/{token}", &["get", "post"]),
+    ("/t/{project}/o/{token}", &["get"]),
+    ("/t/{project}/d/{token}", &["post"]),
+    ("/t/{project}/u/{token}", &["get", "post"]),
     ("/livez", &["get"]),
     ("/readyz", &["get"]),
     ("/metrics", &["get"]),
@@ -221,6 +230,7 @@ pub fn router(api: Arc<Api>) -> Router {
         bodies: Semaphore::new(api.limits.bodies_in_flight_bytes >> 10),
         imports: Arc::new(Semaphore::new(api.limits.imports)),
         publishing: Mutex::new(()),
+        trackers: Trackers::default(),
         api,
     });
     let answered_once = Router::new()
@@ -248,6 +258,10 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/web-push/key", get(links::key).options(links::preflight))
         .route("/v1/web-push/subscriptions", post(links::subscribe).options(links::preflight))
         .route("/v1/webhooks/{project}/{provider}", get(webhooks::subscribe).post(webhooks::receive))
+        .route("/t/{project}/c/{token}", get(tracking::follow).post(tracking::clicked).options(links::preflight))
+        .route("/t/{project}/o/{token}", get(tracking::open))
+        .route("/t/{project}/d/{token}", post(tracking::delivered).options(links::preflight))
+        .route("/t/{project}/u/{token}", get(tracking::ask).post(tracking::unsubscribe))
         .layer(from_fn_with_state(Arc::clone(&shared), bounded_memory))
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))

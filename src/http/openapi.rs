@@ -28,6 +28,8 @@ use utoipa::{
         super::definitions::read, super::definitions::publish,
         super::channels::list, super::channels::test,
         super::webhooks::receive, super::webhooks::subscribe,
+        super::tracking::follow, super::tracking::clicked, super::tracking::open, super::tracking::delivered,
+        super::tracking::ask, super::tracking::unsubscribe,
         super::probes::live, super::probes::ready, super::probes::metrics,
         document,
     ),
@@ -97,7 +99,9 @@ mod tests {
                 assert!(!operation["summary"].as_str().unwrap_or_default().is_empty(), "{method} {path}");
                 let refusals = operation["responses"].as_object().unwrap().iter().filter(|(s, _)| s.as_str() >= "400");
                 for (status, response) in refusals.filter(|_| path.as_str() != "/readyz") {
-                    let described = !response["content"]["application/problem+json"].is_null();
+                    // A reader of a message gets a page.
+                    let is_page = path.starts_with("/t/") && !response["content"]["text/html"].is_null();
+                    let described = is_page || !response["content"]["application/problem+json"].is_null();
                     assert!(described, "{method} {path} {status} is no problem document");
                 }
             }

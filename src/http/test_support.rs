@@ -8,6 +8,7 @@ use super::{
     auth::{ApiKeyConfig, ApiKeys, Scope},
     probes::Check,
     router,
+    tracking::Tracked,
     webhooks::{Call, Callback, Heard, HookError, Hooks, signed_url},
 };
 use crate::{
@@ -20,6 +21,7 @@ use bellwether_connectors::{
     channels::{Accepted, Message, SendError, Sink},
     log::{Append, Bounds, Commit, Committed, Consumer, Log, LogError, LogRecord, TopicPartition},
     store::{Checkpoint, ScanPage, Store, StoreError, TokenRange},
+    tracking::Purpose,
     webhooks::inbound::{Inbound, Keyword},
 };
 use bellwether_processors::definitions::{Compiled, Projects};
@@ -313,6 +315,9 @@ impl Observer for Told {
     }
     fn webhook_unverified(&self, provider: &str) {
         self.0.lock().unwrap().push(format!("unverified {provider}"));
+    }
+    fn tracked(&self, purpose: Purpose, outcome: Tracked) {
+        self.0.lock().unwrap().push(format!("{} {}", purpose.name(), outcome.name()));
     }
 }
 

@@ -3,12 +3,15 @@
 //!
 //! The loop decides nothing: what is sent is `processors::deliver::prepare`, what follows is `settle`, which offsets are whose is the `Ledger`.
 
-use crate::runtime::{
-    message::message,
-    retry::until_available,
-    sinks::{Outlet, Sinks},
-    stages::project_in_key,
-    worker::{Context, Fatal, encode, malformed},
+use crate::{
+    runtime::{
+        message::message,
+        retry::until_available,
+        sinks::{Outlet, Sinks},
+        stages::project_in_key,
+        worker::{Context, Fatal, encode, malformed},
+    },
+    tracking::Trackers,
 };
 use bellwether_connectors::{
     channels::{Accepted, Message, SendError},
@@ -43,6 +46,7 @@ pub struct Deliverer {
     consumer: Box<dyn Consumer>,
     projects: watch::Receiver<Projects>,
     sinks: Arc<Sinks>,
+    trackers: Trackers,
     /// Records that may be here at once: arrived and not settled.
     window: usize,
     /// Partitions of the channel's topics, all instances together.
@@ -123,6 +127,7 @@ impl Deliverer {
             consumer,
             projects,
             sinks,
+            trackers: Trackers::default(),
             window: window.max(1),
             books: BTreeMap::new(),
             ready: [VecDeque::new(), VecDeque::new()],
@@ -327,8 +332,17 @@ impl Deliverer {
         match prepare(&delivery, project, may_call, now) {
             Prepared::End(output) => Err(Box::new((record, output))),
             Prepared::Send(rendered, name, provider) => {
+                let tracker = match self.trackers.of(project) {
+                    Ok(tracker) => tracker,
+                    // Without its links a message must not go out: a letter to many would offer no way to unsubscribe.
+                    Err(error) => {
+                        let (kind, detail) = (ErrorKind::Unauthorized, error.to_string());
+                        let tried = Tried::Failed { kind, detail, after: None };
+                        return Err(Box::new((record, settle(&delivery, &name, &provider, tried, now))));
+                    }
+                };
                 let outlet = self.sinks.outlet(&delivery.project, &name, &provider);
-                let message = message(&delivery, *rendered, &name, now);
+                let message = message(&delivery, *rendered, &name, tracker.as_deref(), now);
                 Ok(Job { at, offset, record, delivery, message, outlet, provider })
             }
         }

@@ -10,6 +10,7 @@ pub mod definitions;
 pub mod deliver;
 pub mod follow;
 pub mod health;
+pub mod links;
 pub mod message;
 pub mod metered;
 pub mod retry;

@@ -169,6 +169,8 @@ pub struct Push {
     pub data: std::collections::BTreeMap<String, String>,
     /// Where the receiver reports that it was shown (POST), if it shall.
     pub delivered_url: Option<String>,
+    /// Where the receiver reports that it was clicked (POST), where `url` is no tracking link that tells it itself.
+    pub clicked_url: Option<String>,
 }
 
 /// The provider took the message.

@@ -126,6 +126,8 @@ struct Payload<'a> {
     image: &'a Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delivered_url: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clicked_url: &'a Option<String>,
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     data: &'a std::collections::BTreeMap<String, String>,
 }
@@ -194,11 +196,11 @@ impl Config {
 }
 
 fn payload(push: &Push, tag: &str) -> Result<Vec<u8>, SendError> {
-    let Push { title, body, url, icon, image, data, delivered_url } = push;
+    let Push { title, body, url, icon, image, data, delivered_url, clicked_url } = push;
     if title.trim().is_empty() && body.trim().is_empty() {
         return Err(SendError::new(Rejected, "push has neither title nor body"));
     }
-    let payload = serde_json::to_vec(&Payload { title, body, tag, url, icon, image, delivered_url, data });
+    let payload = serde_json::to_vec(&Payload { title, body, tag, url, icon, image, delivered_url, clicked_url, data });
     let payload = payload.map_err(|_| SendError::new(Rejected, "push cannot be written as JSON"))?;
     if payload.len() > MAX_PAYLOAD {
         let words = format!("push has {} bytes, more than {MAX_PAYLOAD}: shorten its body or data", payload.len());
@@ -405,12 +407,13 @@ mod tests {
             image: Some("https://l.example/b.png".into()),
             data: [("order".into(), "7".into())].into(),
             delivered_url: Some("https://l.example/d".into()),
+            clicked_url: Some("https://l.example/c".into()),
             ..push()
         };
         let request = config(json!({})).request(&to("https://fcm.googleapis.com/a", all)).unwrap();
         assert_eq!(
             String::from_utf8(request.payload).unwrap(),
-            r#"{"title":"Shipped","body":"On its way","tag":"AAAAAAAAAAAAAAAAAAAAAA","url":"https://l.example/1","icon":"https://l.example/i.png","image":"https://l.example/b.png","delivered_url":"https://l.example/d","data":{"order":"7"}}"#
+            r#"{"title":"Shipped","body":"On its way","tag":"AAAAAAAAAAAAAAAAAAAAAA","url":"https://l.example/1","icon":"https://l.example/i.png","image":"https://l.example/b.png","delivered_url":"https://l.example/d","clicked_url":"https://l.example/c","data":{"order":"7"}}"#
         );
         // RFC 8030 section 5.4: at most 32 characters of base64url.
         assert!(request.topic.len() <= 32 && URL_SAFE_NO_PAD.decode(&request.topic).is_ok());

@@ -93,6 +93,7 @@ fn googles_own_description_of_fcm_takes_every_field_that_we_send() {
         image: link("a.png"),
         data: data.into(),
         delivered_url: link("d/1"),
+        clicked_url: link("k/1"),
     };
     let sent = |to: &str, lane, ttl| {
         let message = Message { lane, ttl, ..message(1, to, Content::Push(push.clone())) };

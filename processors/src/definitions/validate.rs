@@ -9,7 +9,7 @@ use super::{
 use crate::content::{self, Content};
 use bellwether_schemas::{
     Channel, Timestamp,
-    definitions::{Definitions, Flow, Template, Variant},
+    definitions::{Definitions, Flow, Template, Tracking, Variant},
     records::Event,
 };
 use serde_json::{Map, Value};
@@ -22,6 +22,11 @@ use std::{
 const MAX_SMS_CHARACTERS: usize = 1600;
 /// Calls at once that a claim window may hold: one bit each in a commit's metadata (law 2).
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=4096;
+
+/// Longest address of a tracking domain: with a token behind it a link must fit a line of mail, and what providers take.
+const MAX_BASE_URL: usize = 200;
+/// Keys that links may have been sealed with before: each is tried for each link.
+const MAX_PREVIOUS_KEYS: usize = 8;
 
 /// What the checks made on their way.
 pub(super) struct Parts {
@@ -109,7 +114,63 @@ fn project(document: &Definitions, findings: &mut Findings) -> bool {
         let problem = format!("`{region}` is no region");
         findings.add("project.default_region", problem, "use an ISO 3166-1 code of two capitals, such as `AR`");
     }
+    if let Some(settings) = &project.tracking {
+        tracking(settings, findings);
+    }
     is_locale
+}
+
+fn tracking(tracking: &Tracking, findings: &mut Findings) {
+    const PATH: &str = "project.tracking";
+    if let Some(problem) = base_url_problem(&tracking.base_url) {
+        findings.add(
+            format!("{PATH}.base_url"),
+            problem,
+            "write the public address, such as `https://links.example.com`",
+        );
+    }
+    if tracking.previous_keys.len() > MAX_PREVIOUS_KEYS {
+        let problem = format!("there are {} previous keys", tracking.previous_keys.len());
+        let remedy = format!("keep at most {MAX_PREVIOUS_KEYS}: links of older keys open no more");
+        findings.add(format!("{PATH}.previous_keys"), problem, remedy);
+    }
+    if tracking.previous_keys.contains(&tracking.key) {
+        findings.add(
+            format!("{PATH}.previous_keys"),
+            "the key is among the previous ones",
+            "name a new key, or drop it there",
+        );
+    }
+    for (index, channel) in tracking.channels.iter().enumerate() {
+        let path = format!("{PATH}.channels.{index}");
+        if *channel == Channel::Webhook {
+            findings.add(path, "a webhook's document has no links that we know", "remove it");
+        } else if tracking.channels[..index].contains(channel) {
+            findings.add(path, format!("{channel} is there twice"), "remove one");
+        }
+    }
+    for (index, lane) in tracking.unsubscribe.iter().enumerate() {
+        if tracking.unsubscribe[..index].contains(lane) {
+            findings.add(format!("{PATH}.unsubscribe.{index}"), format!("{lane} is there twice"), "remove one");
+        }
+    }
+}
+
+/// Why links cannot begin with it, if so. It is put into HTML, headers and JSON as it is.
+fn base_url_problem(url: &str) -> Option<&'static str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let Some(rest) = rest else { return Some("this is no web address") };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host =
+        authority.strip_prefix("[::1]").map_or_else(|| authority.split(':').next().unwrap_or_default(), |_| "[::1]");
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-._~/:[]".contains(c);
+    if host.is_empty() || !rest.chars().all(is_part) {
+        return Some("it must be host, port and path alone, in ASCII");
+    }
+    if !url.starts_with("https://") && !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+        return Some("it must be https: a link tells who follows it");
+    }
+    (url.len() > MAX_BASE_URL).then_some("it has more than 200 characters")
 }
 
 /// Providers by channel, `None` where a provider's channel is not known, so that no rule builds on the gap; and their prefixes.
@@ -176,6 +237,9 @@ fn unserved_channels(document: &Definitions, providers: &BTreeMap<Channel, Vec<S
 
 fn templates(document: &Definitions, findings: &mut Findings) -> Content {
     let mut content = Content::new(&document.project.default_locale);
+    if document.project.tracking.is_some() {
+        content.offer_unsubscribe();
+    }
     for (name, template) in &document.templates {
         let path = format!("templates.{name}");
         findings.name(&path, name);
