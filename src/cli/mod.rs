@@ -1,15 +1,18 @@
 //! Commands that are clients of the HTTP API: what they do anybody can do with curl. They open neither log nor store.
 //!
-//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`]; [`mask`] hides
+//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`], [`channels`];
+//! [`mask`] hides
 //! addresses from whoever looks over the shoulder.
 
 pub mod apply;
+pub mod channels;
 pub mod client;
 pub mod dead_letters;
 pub mod explain;
 pub mod mask;
 pub mod members;
 
+pub use channels::Channels;
 pub use client::Connection;
 pub use dead_letters::DeadLetters;
 pub use explain::Explain;
@@ -30,6 +33,9 @@ pub enum Client {
     DeadLetters(DeadLetters),
     /// Get, put, delete and import members.
     Members(Members),
+    /// Ask the accounts at the providers.
+    #[command(name = "channel")]
+    Channels(Channels),
 }
 
 impl Client {
@@ -43,6 +49,7 @@ impl Client {
             Self::Explain(command) => command.run().await,
             Self::DeadLetters(command) => command.run().await,
             Self::Members(command) => command.run().await,
+            Self::Channels(command) => command.run().await,
         }
     }
 }

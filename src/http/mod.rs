@@ -3,10 +3,11 @@
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`webhooks`], [`probes`];
+//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`channels`], [`webhooks`], [`probes`];
 //! [`openapi`] describes them all.
 
 pub mod auth;
+pub mod channels;
 pub mod dead_letters;
 pub mod definitions;
 pub mod events;
@@ -29,6 +30,7 @@ mod tests;
 pub mod webhooks;
 
 use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, webhooks::Hooks};
+use crate::approvals::Approvals;
 use axum::{
     Router,
     body::Body,
@@ -87,6 +89,8 @@ pub struct Api {
     pub observer: Arc<dyn Observer>,
     /// Verifies and reads what providers call.
     pub hooks: Arc<dyn Hooks>,
+    /// Asks Meta for the templates of an account.
+    pub approvals: Arc<dyn Approvals>,
     /// Further checks of `/readyz`, beside log and store.
     pub readiness: Readiness,
     /// What `/metrics` answers.
@@ -194,6 +198,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/dead-letters/{id}", &["get"]),
     ("/v1/dead-letters/replay", &["post"]),
     ("/v1/definitions", &["get", "put"]),
+    ("/v1/channels/whatsapp/templates", &["get"]),
     ("/v1/members/{id}/links", &["post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
@@ -225,6 +230,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/dead-letters/{id}", get(dead_letters::show))
         .route("/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/v1/definitions", get(definitions::read).put(definitions::publish))
+        .route("/v1/channels/whatsapp/templates", get(channels::templates))
         .layer(from_fn_with_state(Arc::clone(&shared), idempotency::once))
         .route("/v1/web-push/key", get(links::key).options(links::preflight))
         .route("/v1/web-push/subscriptions", post(links::subscribe).options(links::preflight))

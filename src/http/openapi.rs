@@ -24,6 +24,7 @@ use utoipa::{
         super::stats::figures,
         super::dead_letters::list, super::dead_letters::show, super::dead_letters::replay,
         super::definitions::read, super::definitions::publish,
+        super::channels::templates,
         super::webhooks::receive, super::webhooks::subscribe,
         super::probes::live, super::probes::ready, super::probes::metrics,
         document,
