@@ -83,9 +83,9 @@ pub async fn check(document: &Definitions, approvals: &dyn Approvals) -> Checked
 fn variants(document: &Definitions) -> impl Iterator<Item = (String, &Variant)> {
     document.templates.iter().flat_map(|(name, template)| {
         let locales = template.channels.get(&Channel::Whatsapp).into_iter().flatten();
-        locales
-            .filter(|(_, variant)| variant.template.is_some())
-            .map(move |(locale, variant)| (format!("templates.{name}.channels.{}.{locale}", Channel::Whatsapp), variant))
+        locales.filter(|(_, variant)| variant.template.is_some()).map(move |(locale, variant)| {
+            (format!("templates.{name}.channels.{}.{locale}", Channel::Whatsapp), variant)
+        })
     })
 }
 
@@ -101,7 +101,10 @@ pub fn compare(document: &Definitions, provider: &str, templates: &[ApprovedTemp
         let named: Vec<&ApprovedTemplate> = templates.iter().filter(|one| one.name == wanted.name).collect();
         match named.iter().find(|one| one.language == wanted.language) {
             Some(template) => {
-                template.misfits(variant).into_iter().for_each(|misfit| add(&misfit.field, misfit.problem, misfit.remedy));
+                template
+                    .misfits(variant)
+                    .into_iter()
+                    .for_each(|misfit| add(&misfit.field, misfit.problem, misfit.remedy));
             }
             None if named.is_empty() => {
                 let hint = did_you_mean(&wanted.name, templates.iter().map(|one| one.name.as_str()));
@@ -134,8 +137,10 @@ mod tests {
     }
 
     fn document(variants: Value, providers: Value) -> Definitions {
-        serde_json::from_value(json!({"project": {"name": "shop", "default_locale": "en"}, "providers": providers, "flows": {},
-            "templates": {"order": {"channels": {"whatsapp": variants}}}}))
+        serde_json::from_value(
+            json!({"project": {"name": "shop", "default_locale": "en"}, "providers": providers, "flows": {},
+            "templates": {"order": {"channels": {"whatsapp": variants}}}}),
+        )
         .unwrap()
     }
 
@@ -154,10 +159,16 @@ mod tests {
             (variant("order_placed", "en", &["x"]), None),
             (variant("order_placed", "es_AR", &["x"]), None),
             (json!({"text": "only while the window is open"}), None),
-            (variant("order_plcaed", "en", &["x"]), Some(("template.name", "has no template `order_plcaed` (did you mean `order_placed`?)"))),
+            (
+                variant("order_plcaed", "en", &["x"]),
+                Some(("template.name", "has no template `order_plcaed` (did you mean `order_placed`?)")),
+            ),
             (variant("welcome", "en", &[]), Some(("template.name", "the account of `wa` has no template `welcome`"))),
             (variant("order_placed", "es_ES", &["x"]), Some(("template.language", "has no `order_placed` in `es_ES`"))),
-            (variant("order_placed", "en", &[]), Some(("template.parameters", "0 are given, and the body of `order_placed` (en) has 1"))),
+            (
+                variant("order_placed", "en", &[]),
+                Some(("template.parameters", "0 are given, and the body of `order_placed` (en) has 1")),
+            ),
             (variant("tips", "en", &[]), Some(("template.name", "as PENDING, not APPROVED"))),
         ] {
             let found = compare(&document(json!({"en": variant}), json!({})), "wa", &account);
@@ -197,11 +208,17 @@ mod tests {
             remarks,
             [
                 format!("providers.b: {words} no `waba_id` says which account is its; set `waba_id`"),
-                format!("providers.c: {words} unauthorized: 190: access token expired; mend it, and apply again to be sure"),
+                format!(
+                    "providers.c: {words} unauthorized: 190: access token expired; mend it, and apply again to be sure"
+                ),
             ]
         );
         let checked = check(&document(json!({"en": variant("helo", "en", &[])}), providers.clone()), &Known).await;
         assert_eq!((checked.findings.len(), checked.remarks.len()), (1, 2));
-        assert_eq!(check(&document(json!({"en": {"text": "x"}}), providers), &Known).await, Checked::default(), "nobody was asked");
+        assert_eq!(
+            check(&document(json!({"en": {"text": "x"}}), providers), &Known).await,
+            Checked::default(),
+            "nobody was asked"
+        );
     }
 }

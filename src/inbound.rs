@@ -83,7 +83,12 @@ pub fn heard(event: Event, now: Timestamp) -> Heard {
 ///
 /// # Errors
 /// The store's.
-pub async fn commands(store: &dyn Store, project: &str, provider: &str, heard: Heard) -> Result<Vec<MemberCommand>, StoreError> {
+pub async fn commands(
+    store: &dyn Store,
+    project: &str,
+    provider: &str,
+    heard: Heard,
+) -> Result<Vec<MemberCommand>, StoreError> {
     use MemberAction::{AddAddress, Heard as Wrote, OptIn, OptOut, RemoveAddress};
     let command = |member: &str, at, action, channel, address: &str, reason: &str| MemberCommand {
         project: project.to_owned(),

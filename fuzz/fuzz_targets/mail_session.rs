@@ -64,7 +64,8 @@ fuzz_target!(|input: &[u8]| {
     let Some((which, said)) = input.split_first() else { return };
     let protocol = if which % 2 == 0 { Protocol::Smtp } else { Protocol::Lmtp };
     let idle = Duration::from_secs(5);
-    let config = Config { protocol, keep_bytes: KEPT, max_message_bytes: 4 * KEPT, idle, ..Config::new(&["bounce.example"]) };
+    let config =
+        Config { protocol, keep_bytes: KEPT, max_message_bytes: 4 * KEPT, idle, ..Config::new(&["bounce.example"]) };
     let (heard, taken) = speak(&config, said, said.len().max(1));
     let heard = String::from_utf8(heard).expect("answers are ASCII");
     assert!(heard.starts_with("220 ") && heard.ends_with("\r\n"));

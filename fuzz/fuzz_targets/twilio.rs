@@ -33,7 +33,10 @@ fuzz_target!(|input: &str| {
     let Some((parameters, form)) = form(query).zip(form(body)) else { return };
     assert!(verify("a token that nobody knows", &format!("{URL}?{query}"), &form, signature).is_err());
     if let Ok(said) = inbound(&form, NOW) {
-        assert!(said.from.strip_prefix('+').unwrap_or(&said.from).bytes().all(|b| b.is_ascii_digit()) && !said.id.is_empty());
+        assert!(
+            said.from.strip_prefix('+').unwrap_or(&said.from).bytes().all(|b| b.is_ascii_digit())
+                && !said.id.is_empty()
+        );
     }
     if let Ok(Some(receipt)) = receipt(&parameters, &form, NOW) {
         let token = parameters.iter().find(|(name, value)| name == REFERENCE && !value.is_empty());

@@ -15,7 +15,8 @@ fuzz_target!(|input: &[u8]| {
     let (signature, challenge) = (String::from_utf8_lossy(signature), String::from_utf8_lossy(challenge));
     assert!(verify("a secret that nobody knows", body, &signature).is_err());
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let asked = [pair("hub.mode", "subscribe"), pair("hub.verify_token", &signature), pair("hub.challenge", &challenge)];
+    let asked =
+        [pair("hub.mode", "subscribe"), pair("hub.verify_token", &signature), pair("hub.challenge", &challenge)];
     assert!(subscription("a word that nobody knows", &asked).is_err());
     let Ok(told) = read(body, NOW) else { return };
     for receipt in told.receipts {

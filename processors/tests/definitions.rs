@@ -397,7 +397,8 @@ fn what_a_text_message_costs_is_remarked_and_refuses_nothing() {
     let path = "templates.order_placed.channels.sms.en.text";
     assert_eq!(remarks("Hi ñ €", ""), Vec::<String>::new());
     assert_eq!(remarks(&"a".repeat(160), ""), Vec::<String>::new());
-    let words = "the message of the sample makes 2 segments, GSM-7, each of which is billed; 160 of its 161 units fit into one";
+    let words =
+        "the message of the sample makes 2 segments, GSM-7, each of which is billed; 160 of its 161 units fit into one";
     assert_eq!(remarks(&"a".repeat(161), ""), [format!("{path}: {words}")]);
     let words = "`’` (U+2019) alone makes UCS-2 of a GSM-7 text (1 segment, UCS-2); another character leaves room for 160 instead of 70";
     assert_eq!(remarks("Hi,\nit’s ’s", ""), [format!("{path}:2:3: {words}")]);
@@ -405,6 +406,7 @@ fn what_a_text_message_costs_is_remarked_and_refuses_nothing() {
     let words = "`í` (U+00ED) alone makes UCS-2 of a GSM-7 text (1 segment, UCS-2); another character leaves room for 160 instead of 70";
     assert_eq!(remarks("Hi {{ name }}", "María"), [format!("{path}: {words}")]);
     assert_eq!(remarks("Está aquí", ""), Vec::<String>::new());
-    let words = "the message of the sample makes 2 segments, UCS-2, each of which is billed; 70 of its 72 units fit into one";
+    let words =
+        "the message of the sample makes 2 segments, UCS-2, each of which is billed; 70 of its 72 units fit into one";
     assert_eq!(remarks(&"áí".repeat(36), ""), [format!("{path}: {words}")]);
 }

@@ -125,7 +125,8 @@ mod tests {
         assert_eq!((BASIC.chars().count(), EXTENSION.chars().count()), (127, 10));
         assert!(BASIC.chars().all(|c| !EXTENSION.contains(c)));
         // By their places in TS 23.038: 0x09, 0x10, 0x40, 0x5D, 0x60 and 0x7F. The escape is left out, so one less behind it.
-        for (place, c) in [(0x09, 'Ç'), (0x10, 'Δ'), (0x40 - 1, '¡'), (0x5d - 1, 'Ñ'), (0x60 - 1, '¿'), (0x7f - 1, 'à')] {
+        for (place, c) in [(0x09, 'Ç'), (0x10, 'Δ'), (0x40 - 1, '¡'), (0x5d - 1, 'Ñ'), (0x60 - 1, '¿'), (0x7f - 1, 'à')]
+        {
             assert_eq!(BASIC.chars().nth(place), Some(c));
         }
     }
@@ -162,7 +163,11 @@ mod tests {
             ("`", 1, ucs, 1, 1),
             ("\t", 1, ucs, 1, 1),
         ] {
-            assert_eq!(super::segments(&text.repeat(times)), Segments { encoding, units, segments }, "{text} × {times}");
+            assert_eq!(
+                super::segments(&text.repeat(times)),
+                Segments { encoding, units, segments },
+                "{text} × {times}"
+            );
         }
         // The extension's character is the 153rd septet of the first segment, and so begins the second.
         let text = format!("{}€{}", "a".repeat(152), "a".repeat(151));
@@ -174,7 +179,8 @@ mod tests {
     fn it_is_told_in_words() {
         assert_eq!(segments("Hi").to_string(), "1 segment, GSM-7");
         assert_eq!(segments(&"á".repeat(71)).to_string(), "2 segments, UCS-2");
-        for (text, foreign) in [("It’s ’s", Some('’')), ("Hi", None), ("está aquí", None), ("ááá", Some('á'))] {
+        for (text, foreign) in [("It’s ’s", Some('’')), ("Hi", None), ("está aquí", None), ("ááá", Some('á'))]
+        {
             assert_eq!(only_foreign(text), foreign, "{text}");
         }
     }

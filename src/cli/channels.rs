@@ -99,6 +99,12 @@ mod tests {
             {"provider": "old", "problem": "unauthorized: 190: access token expired", "templates": []},
         ]}))
         .unwrap();
-        insta::assert_snapshot!(templates(&accounts), @"");
+        insta::assert_snapshot!(templates(&accounts), @r"
+        main: 2 templates
+          NAME          LANGUAGE  STATUS                     CATEGORY   QUALITY  HEADER    PARAMETERS  BUTTONS
+          order_placed  es_AR     APPROVED                   UTILITY    GREEN    document  1           URL:1,QUICK_REPLY
+          tips          en        REJECTED (INVALID_FORMAT)  MARKETING  -        -         named       -
+        old: unauthorized: 190: access token expired
+        ");
     }
 }

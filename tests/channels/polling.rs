@@ -55,9 +55,7 @@ struct Telegram {
 impl Telegram {
     async fn start() -> (Self, SocketAddr) {
         let telegram = Self::default();
-        let router = Router::new()
-            .route("/bot1:A/{method}", axum::routing::post(answer))
-            .with_state(telegram.clone());
+        let router = Router::new().route("/bot1:A/{method}", axum::routing::post(answer)).with_state(telegram.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -180,7 +178,7 @@ async fn a_bot_without_a_public_address_hears_all_the_same_and_once() {
     telegram.said(1, 7, "Hi");
     assert_eq!(house.call(Method::PUT, "/v1/definitions", definitions(folder.path(), at)).await.0, 200);
     assert_eq!(house.call(Method::PUT, "/v1/members/ana", json!({})).await.0, 201);
-    assert_eq!(house.call(Method::PUT, "/v1/members/team", json!({"telegram": "-7"})).await.0, 201);
+    assert_eq!(house.call(Method::PUT, "/v1/members/team", json!({"telegram": "8"})).await.0, 201);
     let (_, link) = house.call(Method::POST, "/v1/members/ana/links", json!({"channel": "telegram"})).await;
 
     // In one answer: what is said after the link is said by the one whom it linked.
@@ -201,8 +199,9 @@ async fn a_bot_without_a_public_address_hears_all_the_same_and_once() {
     opted(&house, "ana", false).await;
     telegram.tell(6, member("member"));
     opted(&house, "ana", true).await;
-    let chat = json!({"id": -7, "type": "group"});
-    telegram.tell(7, json!({"message": {"message_id": 9, "date": seconds(), "chat": chat, "migrate_to_chat_id": -1007}}));
+    let chat = json!({"id": 8, "type": "group"});
+    telegram
+        .tell(7, json!({"message": {"message_id": 9, "date": seconds(), "chat": chat, "migrate_to_chat_id": -1007}}));
     until("the group's new chat", async || {
         let group = house.member("team").await;
         (group["addresses"]["telegram"].as_array()?.iter().map(|one| &one["address"]).eq(["-1007"])).then_some(())
@@ -245,8 +244,12 @@ async fn one_process_asks_and_another_takes_over() {
     let (log, clock) = (&backends.log, Clock::system());
     let publish = async |version: i32, document: Value| {
         let set = published("shop", version, "test", document.to_string(), &clock);
-        let append =
-            Append { topic: Topic::Definitions, key: b"shop".to_vec(), payload: encode(&set).unwrap(), headers: vec![] };
+        let append = Append {
+            topic: Topic::Definitions,
+            key: b"shop".to_vec(),
+            payload: encode(&set).unwrap(),
+            headers: vec![],
+        };
         log.append(vec![append]).await.unwrap();
     };
     publish(1, definitions(folder.path(), at)).await;
@@ -257,7 +260,8 @@ async fn one_process_asks_and_another_takes_over() {
     let ends = [CancellationToken::new(), CancellationToken::new()];
     let processes = ends.clone().map(|stop| {
         let (log, store) = (Arc::clone(log), Arc::clone(&backends.store));
-        let updates = Updates { log, store, projects: projects.clone(), clock: clock.clone(), metrics: metrics.clone(), stop };
+        let updates =
+            Updates { log, store, projects: projects.clone(), clock: clock.clone(), metrics: metrics.clone(), stop };
         tokio::spawn(updates.run())
     });
     let heard = async |id: i64| {

@@ -90,7 +90,11 @@ impl Config {
     /// Names the field and the remedy.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.updates == Updates::Poll && self.webhook_secret.is_some() {
-            return Err(http::wrong(KIND, "webhook_secret", "stands beside `updates: poll`: Telegram calls nobody then"));
+            return Err(http::wrong(
+                KIND,
+                "webhook_secret",
+                "stands beside `updates: poll`: Telegram calls nobody then",
+            ));
         }
         http::url(KIND, "base_url", &self.base_url)?;
         http::timeout(KIND, self.timeout_seconds)

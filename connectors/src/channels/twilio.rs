@@ -320,8 +320,8 @@ impl Sink for TwilioSink {
 mod tests {
     use super::*;
     use crate::channels::{Email, test_support};
-    use bellwether_schemas::Lane;
     use ErrorKind::{InvalidAddress, OptedOut};
+    use bellwether_schemas::Lane;
     use proptest::prelude::*;
     use serde_json::json;
 

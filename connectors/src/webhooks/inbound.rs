@@ -178,9 +178,24 @@ mod tests {
     #[test]
     fn each_language_has_words_for_all_three() {
         for (language, stop, start, help) in [
-            ("en", "stop stopall unsubscribe cancel end quit revoke optout opt-out", "start unstop subscribe", "help info"),
-            ("es", "baja alto parar pare cancelar detener salir terminar anular desuscribirme", "alta iniciar comenzar reanudar", "ayuda información"),
-            ("pt", "parar pare sair cancelar descadastrar remover desinscrever encerrar", "iniciar começar inscrever retomar", "ajuda informação"),
+            (
+                "en",
+                "stop stopall unsubscribe cancel end quit revoke optout opt-out",
+                "start unstop subscribe",
+                "help info",
+            ),
+            (
+                "es",
+                "baja alto parar pare cancelar detener salir terminar anular desuscribirme",
+                "alta iniciar comenzar reanudar",
+                "ayuda información",
+            ),
+            (
+                "pt",
+                "parar pare sair cancelar descadastrar remover desinscrever encerrar",
+                "iniciar começar inscrever retomar",
+                "ajuda informação",
+            ),
         ] {
             for (words, keyword) in [(stop, Keyword::Stop), (start, Keyword::Start), (help, Keyword::Help)] {
                 for word in words.split(' ') {

@@ -359,13 +359,7 @@ fn texts(
     }
 }
 
-fn rendered_text(
-    path: &str,
-    channel: Channel,
-    place: &str,
-    (text, rendered): (&str, &str),
-    findings: &mut Findings,
-) {
+fn rendered_text(path: &str, channel: Channel, place: &str, (text, rendered): (&str, &str), findings: &mut Findings) {
     if channel == Channel::Sms {
         let characters = rendered.chars().count();
         if characters > MAX_SMS_CHARACTERS {
@@ -390,7 +384,8 @@ fn cost_of_text(path: &str, text: &str, rendered: &str, findings: &mut Findings)
             let (line, column) = content::line_and_column(text, at);
             (Some(line), Some(column))
         });
-        let problem = format!("`{foreign}` (U+{:04X}) alone makes UCS-2 of a GSM-7 text ({counted})", u32::from(foreign));
+        let problem =
+            format!("`{foreign}` (U+{:04X}) alone makes UCS-2 of a GSM-7 text ({counted})", u32::from(foreign));
         let remedy = format!("another character leaves room for {} instead of {}", Gsm7.alone(), Ucs2.alone());
         findings.remark(path, at, problem, remedy);
     } else if counted.segments > 1 {

@@ -74,12 +74,7 @@ pub fn country_of(number: &str) -> Option<country::Id> {
 
 /// The first sender that is for such a message.
 #[must_use]
-pub fn sender_for<'s>(
-    senders: &'s [Sender],
-    country: Option<&str>,
-    lane: Lane,
-    template: &str,
-) -> Option<&'s Sender> {
+pub fn sender_for<'s>(senders: &'s [Sender], country: Option<&str>, lane: Lane, template: &str) -> Option<&'s Sender> {
     senders.iter().find(|sender| sender.takes(country, lane, template))
 }
 
@@ -88,10 +83,15 @@ pub(super) fn problem(senders: &[Sender]) -> Option<(usize, &'static str, String
     if senders.len() > MAX_SENDERS {
         return Some((MAX_SENDERS, "", format!("is one more than the {MAX_SENDERS} that a provider may have")));
     }
-    let faulty = senders.iter().enumerate().find_map(|(n, sender)| sender.problem().map(|(field, why)| (n, field, why)));
+    let faulty =
+        senders.iter().enumerate().find_map(|(n, sender)| sender.problem().map(|(field, why)| (n, field, why)));
     faulty.or_else(|| {
         let n = unreachable(senders)?;
-        Some((n, "", "can never be chosen: the senders before it take all that it is for; move it up, or remove it".into()))
+        Some((
+            n,
+            "",
+            "can never be chosen: the senders before it take all that it is for; move it up, or remove it".into(),
+        ))
     })
 }
 
@@ -120,8 +120,7 @@ fn unreachable(senders: &[Sender]) -> Option<usize> {
             countries.iter().any(|country| {
                 templates.iter().any(|template| {
                     // No template has an empty name.
-                    let chosen =
-                        sender_for(senders, country.as_deref(), lane, template.as_deref().unwrap_or_default());
+                    let chosen = sender_for(senders, country.as_deref(), lane, template.as_deref().unwrap_or_default());
                     chosen.is_some_and(|chosen| std::ptr::eq(chosen, &senders[n]))
                 })
             })
@@ -180,13 +179,28 @@ mod tests {
             (json!([{}]), 0, "from", "exactly one"),
             (json!([{"from": "+1", "messaging_service_sid": "MG1"}]), 0, "from", "exactly one"),
             (json!([{"from": " "}]), 0, "from", "is empty"),
-            (json!([{"from": "+1", "lanes": ["bulk"]}, {"messaging_service_sid": "XX"}]), 1, "messaging_service_sid", "`MG`"),
+            (
+                json!([{"from": "+1", "lanes": ["bulk"]}, {"messaging_service_sid": "XX"}]),
+                1,
+                "messaging_service_sid",
+                "`MG`",
+            ),
             (json!([{"from": "+1", "countries": ["es"]}]), 0, "countries", "`es`"),
             (json!([{"from": "+1", "countries": ["UK"]}]), 0, "countries", "`UK`"),
             // Nothing comes behind one without conditions, nor behind the same conditions, nor behind two that share them.
             (json!([{"from": "+1"}, {"from": "+2", "countries": ["ES"]}]), 1, "", "never"),
-            (json!([{"from": "+1", "countries": ["ES", "DE"]}, {"from": "+2", "countries": ["DE"], "lanes": ["bulk"]}]), 1, "", "never"),
-            (json!([{"from": "+1", "lanes": ["bulk"]}, {"from": "+2", "lanes": ["transactional"]}, {"from": "+3"}]), 2, "", "never"),
+            (
+                json!([{"from": "+1", "countries": ["ES", "DE"]}, {"from": "+2", "countries": ["DE"], "lanes": ["bulk"]}]),
+                1,
+                "",
+                "never",
+            ),
+            (
+                json!([{"from": "+1", "lanes": ["bulk"]}, {"from": "+2", "lanes": ["transactional"]}, {"from": "+3"}]),
+                2,
+                "",
+                "never",
+            ),
             (
                 json!([{"from": "+1", "countries": ["ES"]}, {"from": "+2", "templates": ["a"]}, {"from": "+3", "countries": ["ES"], "templates": ["a", "b"]}]),
                 2,
@@ -208,12 +222,17 @@ mod tests {
 
     fn any_sender() -> impl Strategy<Value = Sender> {
         let names = |of: &'static [&'static str]| prop::sample::subsequence(of.to_vec(), 0..of.len());
-        (names(&["ES", "DE", "US"]), prop::sample::subsequence(Lane::ALL.to_vec(), 0..=2), names(&["a", "b", "c"])).prop_map(
-            |(countries, lanes, templates)| {
+        (names(&["ES", "DE", "US"]), prop::sample::subsequence(Lane::ALL.to_vec(), 0..=2), names(&["a", "b", "c"]))
+            .prop_map(|(countries, lanes, templates)| {
                 let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-                Sender { from: Some("+1".into()), messaging_service_sid: None, countries: owned(countries), lanes, templates: owned(templates) }
-            },
-        )
+                Sender {
+                    from: Some("+1".into()),
+                    messaging_service_sid: None,
+                    countries: owned(countries),
+                    lanes,
+                    templates: owned(templates),
+                }
+            })
     }
 
     proptest! {

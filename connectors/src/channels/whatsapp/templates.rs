@@ -8,7 +8,8 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// What we ask of each template.
-pub(super) const FIELDS: &str = "name,language,status,category,parameter_format,components,quality_score,rejected_reason";
+pub(super) const FIELDS: &str =
+    "name,language,status,category,parameter_format,components,quality_score,rejected_reason";
 
 /// A template at Meta, as far as it must be known to send it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +75,8 @@ impl ApprovedTemplate {
         let mut add = |field: String, problem: String, remedy: &str| {
             found.push(Misfit { field, problem, remedy: remedy.to_owned() });
         };
-        let (parameters, buttons) = variant.template.as_ref().map_or((0, &[][..]), |t| (t.parameters.len(), &t.buttons));
+        let (parameters, buttons) =
+            variant.template.as_ref().map_or((0, &[][..]), |t| (t.parameters.len(), &t.buttons));
         if !self.is_approved() {
             let reason = self.rejected_reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
             let problem = format!("Meta has the template {name} as {}{reason}, not APPROVED", self.status);
@@ -84,18 +86,24 @@ impl ApprovedTemplate {
             let remedy = "number them at Meta ({{1}}, {{2}}, …)";
             add("template.name".into(), format!("the template {name} has placeholders with names"), remedy);
         } else if self.parameters != parameters {
-            let problem = format!("{parameters} are given, and the body of {name} has {} placeholders", self.parameters);
+            let problem =
+                format!("{parameters} are given, and the body of {name} has {} placeholders", self.parameters);
             add("template.parameters".into(), problem, "give a value for each, in order");
         }
         let given = variant.header.as_ref().map(|media| media_name(media.kind));
         match &self.header {
             Some(TemplateHeader::Media(kind)) if given != Some(media_name(*kind)) => {
-                let problem = format!("the header is {}, and {name} wants {}", given.unwrap_or("none"), media_name(*kind));
+                let problem =
+                    format!("the header is {}, and {name} wants {}", given.unwrap_or("none"), media_name(*kind));
                 add("header".into(), problem, "give the kind of media that was approved, by its URL");
             }
             Some(TemplateHeader::Text(1..) | TemplateHeader::Other(_)) => {
                 let problem = format!("the header of {name} cannot be filled from here");
-                add("template.name".into(), problem, "have one approved with media, plain text or nothing above the body");
+                add(
+                    "template.name".into(),
+                    problem,
+                    "have one approved with media, plain text or nothing above the body",
+                );
             }
             Some(TemplateHeader::Text(0)) | None if given.is_some() => {
                 let problem = format!("a header is given, and {name} has none for media");
@@ -109,7 +117,11 @@ impl ApprovedTemplate {
             if needs != has {
                 let verb = if needs { "needs a value" } else { "takes no value" };
                 let problem = format!("button {} of {name} {verb}", n + 1);
-                add(format!("template.buttons.{n}"), problem, "give a value for each URL button with a placeholder, null for others");
+                add(
+                    format!("template.buttons.{n}"),
+                    problem,
+                    "give a value for each URL button with a placeholder, null for others",
+                );
             }
         }
         found

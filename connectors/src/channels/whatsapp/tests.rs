@@ -272,7 +272,8 @@ fn what_does_not_fit_a_template_is_said() {
     let order: ApprovedTemplate = approved(serde_json::from_value(order_template()).unwrap());
     let media = |kind: &str| json!({"kind": kind, "url": "https://h.example/a"});
     let variant = |header: Value, parameters: usize, buttons: Value| -> Variant {
-        let template = json!({"name": "order", "language": "en_US", "parameters": vec!["x"; parameters], "buttons": buttons});
+        let template =
+            json!({"name": "order", "language": "en_US", "parameters": vec!["x"; parameters], "buttons": buttons});
         serde_json::from_value(json!({"header": header, "template": template})).unwrap()
     };
     let (fine, none) = (variant(media("document"), 2, json!([null, "x"])), || variant(Value::Null, 0, json!([])));
@@ -286,19 +287,46 @@ fn what_does_not_fit_a_template_is_said() {
     let line = |n| ApprovedTemplate { header: Some(TemplateHeader::Text(n)), ..bare.clone() };
     assert_eq!(line(0).misfits(&none()), []);
     for (template, variant, field, words) in [
-        (&order, variant(Value::Null, 2, json!([null, "x"])), "header", "header is none, and `order` (en_US) wants document"),
-        (&order, variant(media("image"), 2, json!([null, "x"])), "header", "header is image, and `order` (en_US) wants document"),
+        (
+            &order,
+            variant(Value::Null, 2, json!([null, "x"])),
+            "header",
+            "header is none, and `order` (en_US) wants document",
+        ),
+        (
+            &order,
+            variant(media("image"), 2, json!([null, "x"])),
+            "header",
+            "header is image, and `order` (en_US) wants document",
+        ),
         (&bare, variant(media("image"), 0, json!([])), "header", "has none for media"),
-        (&order, variant(media("document"), 1, json!([null, "x"])), "template.parameters", "1 are given, and the body of `order` (en_US) has 2"),
-        (&order, variant(media("document"), 2, json!([])), "template.buttons.1", "button 2 of `order` (en_US) needs a value"),
-        (&order, variant(media("document"), 2, json!(["x", "x"])), "template.buttons.0", "button 1 of `order` (en_US) takes no value"),
+        (
+            &order,
+            variant(media("document"), 1, json!([null, "x"])),
+            "template.parameters",
+            "1 are given, and the body of `order` (en_US) has 2",
+        ),
+        (
+            &order,
+            variant(media("document"), 2, json!([])),
+            "template.buttons.1",
+            "button 2 of `order` (en_US) needs a value",
+        ),
+        (
+            &order,
+            variant(media("document"), 2, json!(["x", "x"])),
+            "template.buttons.0",
+            "button 1 of `order` (en_US) takes no value",
+        ),
         (&order, variant(media("document"), 2, json!([null, "x", "x"])), "template.buttons.2", "takes no value"),
         (&hushed, fine.clone(), "template.name", "as REJECTED (INVALID_FORMAT), not APPROVED"),
         (&named, fine.clone(), "template.name", "placeholders with names"),
         (&place, fine.clone(), "template.name", "cannot be filled from here"),
         (&line(1), none(), "template.name", "cannot be filled from here"),
     ] {
-        let [Misfit { field: at, problem, .. }] = &template.misfits(&variant)[..] else { panic!("{:?}", template.misfits(&variant)) };
+        let [Misfit { field: at, problem, .. }] = &template.misfits(&variant)[..] else {
+            panic!("{:?}", template.misfits(&variant))
+        };
         assert_eq!(at, field, "{problem}");
         assert!(problem.contains(words), "{problem}");
     }
