@@ -1,6 +1,7 @@
 //! Joins the API with the house: definitions, metrics, providers' webhooks, readiness.
 
 use crate::{
+    approvals::Meta,
     backends::Backends,
     config::Config,
     definitions::check_provider,
@@ -51,6 +52,7 @@ pub fn build(
         observer: Arc::new(Counting(metrics.clone())),
         hooks: Arc::new(Webhooks(projects)),
         sinks,
+        approvals: Arc::new(Meta),
         readiness: Arc::new(move || {
             let projects = known.borrow().iter().count();
             // Loaded before the API listens; none is no failure, somebody must be able to publish the first.

@@ -16,6 +16,7 @@ use crate::{
         stages::{DeadLettersStage, FlowStage, MembersStage, RouteStage, ScheduleStage, Stage, TrackStage},
         worker::{Context, Fatal, Worker},
     },
+    updates::Updates,
 };
 use bellwether_connectors::{
     events::{EventDecoder, Registry},
@@ -148,6 +149,7 @@ impl Instance {
                 .map_err(|e| ServeError::Config(e.to_string()))?;
             instance.listen(config.listen, api).await?;
             instance.hear_mail(&config.mail, projects.clone(), &clock).await?;
+            instance.fetch_updates(projects.clone(), &clock);
         }
         for _ in 0..config.workers {
             if roles.contains(&Role::Flow) {
@@ -231,6 +233,14 @@ impl Instance {
             }
             Ok(())
         });
+    }
+
+    /// Asks Telegram what members say, where the definitions say so.
+    fn fetch_updates(&mut self, projects: watch::Receiver<Projects>, clock: &Clock) {
+        let (log, store) = (Arc::clone(&self.backends.log), Arc::clone(&self.backends.store));
+        let (metrics, clock, stop) = (self.metrics.clone(), clock.clone(), self.stop.clone());
+        let updates = Updates { log, store, projects, clock, metrics, stop };
+        self.spawn("updates", async move { Ok(updates.run().await?) });
     }
 
     /// Takes what comes back by mail, where the configuration says so.

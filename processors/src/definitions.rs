@@ -84,6 +84,7 @@ pub struct Compiled {
     /// What the addresses of a provider begin with, of those that do not serve all of their channel.
     prefixes: HashMap<String, &'static str>,
     content: Content,
+    remarks: Vec<Finding>,
 }
 
 impl fmt::Debug for Compiled {
@@ -132,7 +133,14 @@ impl Compiled {
             providers: parts.providers,
             prefixes: parts.prefixes,
             content: parts.content,
+            remarks: parts.remarks,
         })
+    }
+
+    /// What is allowed and yet worth a look, such as a text message that costs more than its author may think.
+    #[must_use]
+    pub fn remarks(&self) -> &[Finding] {
+        &self.remarks
     }
 
     /// Flows that an event type triggers, by name.

@@ -36,6 +36,8 @@ pub enum Tried {
         provider_id: Option<String>,
         /// Where the member is to be reached from now on, if that has changed.
         moved_to: Option<String>,
+        /// What else is worth telling of it.
+        detail: Option<String>,
     },
     /// It did not, or we do not know.
     Failed {
@@ -82,8 +84,8 @@ fn rejected(delivery: &Delivery, provider: &str, detail: &str, now: Timestamp) -
 #[must_use]
 pub fn settle(delivery: &Delivery, name: &str, provider: &Provider, tried: Tried, now: Timestamp) -> Output {
     let (kind, detail, after) = match tried {
-        Tried::Accepted { provider_id, moved_to } => {
-            let sent = Receipt { provider_id, ..told(delivery, name, ReceiptKind::Sent, now) };
+        Tried::Accepted { provider_id, moved_to, detail } => {
+            let sent = Receipt { provider_id, detail, ..told(delivery, name, ReceiptKind::Sent, now) };
             let mut records = vec![Record::Receipt(sent)];
             if let Some(address) = moved_to {
                 let left = Some(delivery.address.clone());

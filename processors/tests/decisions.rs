@@ -325,10 +325,11 @@ fn what_follows_a_try_depends_on_its_error_alone() {
         &delivery(1),
         "mail",
         &provider(OnAmbiguous::Resend),
-        Tried::Accepted { provider_id: Some("q1".into()), moved_to: None },
+        Tried::Accepted { provider_id: Some("q1".into()), moved_to: None, detail: Some("2 segments, UCS-2".into()) },
         NOW,
     );
-    assert!(matches!(&sent.records[..], [Record::Receipt(r)] if r.kind == ReceiptKind::Sent));
+    let [Record::Receipt(sent)] = &sent.records[..] else { panic!("{:?}", sent.records) };
+    assert_eq!((sent.kind, sent.detail.as_deref()), (ReceiptKind::Sent, Some("2 segments, UCS-2")));
 }
 
 fn receipt(kind: ReceiptKind, error: Option<ErrorKind>) -> Receipt {

@@ -416,3 +416,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_text_message_costs_is_remarked_and_refuses_nothing() {
+    let remarks = |text: &str, name: &str| {
+        let mut document = shop();
+        document["templates"]["order_placed"]["sample"]["name"] = name.into();
+        document["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] = text.into();
+        let remarks = compiled(document).unwrap().remarks().to_vec();
+        remarks.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    let path = "templates.order_placed.channels.sms.en.text";
+    assert_eq!(remarks("Hi ñ €", ""), Vec::<String>::new());
+    assert_eq!(remarks(&"a".repeat(160), ""), Vec::<String>::new());
+    let words =
+        "the message of the sample makes 2 segments, GSM-7, each of which is billed; 160 of its 161 units fit into one";
+    assert_eq!(remarks(&"a".repeat(161), ""), [format!("{path}: {words}")]);
+    let words = "`’` (U+2019) alone makes UCS-2 of a GSM-7 text (1 segment, UCS-2); another character leaves room for 160 instead of 70";
+    assert_eq!(remarks("Hi,\nit’s ’s", ""), [format!("{path}:2:3: {words}")]);
+    // A character of the sample's has no place in the text; several characters are the language's own.
+    let words = "`í` (U+00ED) alone makes UCS-2 of a GSM-7 text (1 segment, UCS-2); another character leaves room for 160 instead of 70";
+    assert_eq!(remarks("Hi {{ name }}", "María"), [format!("{path}: {words}")]);
+    assert_eq!(remarks("Está aquí", ""), Vec::<String>::new());
+    let words =
+        "the message of the sample makes 2 segments, UCS-2, each of which is billed; 70 of its 72 units fit into one";
+    assert_eq!(remarks(&"áí".repeat(36), ""), [format!("{path}: {words}")]);
+}

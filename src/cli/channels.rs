@@ -1,7 +1,9 @@
-//! `bellwether channel list|test`: how the providers of each channel stand, and a test message by one of them.
+//! `bellwether channel list|test|templates`: how the providers of each channel stand, a test message by one of them, and [`templates`] at Meta.
+
+mod templates;
 
 use super::{Connection, mask, print, print_json};
-use crate::http::channels::{Channels, TestAnswer, TestRequest};
+use crate::http::channels::{Channels, TestAnswer, TestRequest, templates::Accounts};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 
@@ -37,6 +39,8 @@ pub enum Action {
         #[arg(long)]
         locale: Option<String>,
     },
+    /// Lists the templates of the WhatsApp accounts with their state of approval at Meta.
+    Templates,
 }
 
 impl Channel {
@@ -62,6 +66,10 @@ impl Channel {
                 }
                 anyhow::ensure!(answer.accepted, "the provider did not take the test message");
                 Ok(())
+            }
+            Action::Templates => {
+                let accounts: Accounts = client.get("/v1/channels/whatsapp/templates", &[]).await?;
+                if as_json { print_json(&accounts) } else { print(&templates::table(&accounts)) }
             }
         }
     }

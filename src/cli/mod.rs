@@ -33,7 +33,7 @@ pub enum Client {
     DeadLetters(DeadLetters),
     /// Get, put, delete and import members.
     Members(Members),
-    /// Show how the providers of each channel stand, and send test messages.
+    /// Show how the providers of each channel stand, send test messages, and list templates at Meta.
     Channel(channels::Channel),
     /// List, add, remove, export and import suppressed addresses.
     Suppressions(Suppressions),

@@ -1,5 +1,8 @@
 //! `/v1/channels`: which provider serves which channel, how it stands as the cluster knows it, and a test message by one of them.
 //! The test is a call like any other, but no notification: it has no story and counts nowhere.
+//! [`templates`] asks what Meta has of a WhatsApp account.
+
+pub mod templates;
 
 use super::{
     Shared,

@@ -8,6 +8,7 @@ use super::{
     problem::{FieldError, Problem, ProblemDocument},
     profile,
 };
+use crate::inbound;
 use axum::{
     Json,
     body::Body,
@@ -251,9 +252,12 @@ impl Shared {
             let actions = [MemberAction::AddAddress, MemberAction::OptIn];
             records.extend(actions.map(|action| command(&member, action, &subscription, "the browser subscribed")));
         } else if let Some(replaced) = replaces.as_ref().map(|replaced| read("replaces", replaced)).transpose()? {
-            let members = self.members_at(&project, Channel::WebPush, &replaced).await?;
+            let at = async |address: &str| {
+                inbound::members_at(self.api.store.as_ref(), &project, Channel::WebPush, address).await
+            };
+            let members = at(&replaced).await?;
             // Told again because the answer was lost: it is replaced already.
-            if members.is_empty() && self.members_at(&project, Channel::WebPush, &subscription).await?.is_empty() {
+            if members.is_empty() && at(&subscription).await?.is_empty() {
                 let detail = "the subscription to replace is no member's";
                 let remedy = "subscribe by the page, with a token of the member's";
                 let title = "No member's subscription";

@@ -8,6 +8,7 @@ use super::{
     problem::{FieldError, Problem, ProblemDocument},
     profile,
 };
+use crate::inbound;
 use axum::{
     Json,
     body::Body,
@@ -21,8 +22,6 @@ use bellwether_schemas::{
     codec::{CodecError, encode},
     member::{AddressState, Patch, Profile},
     records::{MemberAction, MemberCommand},
-    rows::Row,
-    tables::{MemberRow, PROFILE},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -307,9 +306,7 @@ enum Waited {
 impl Shared {
     /// The profile of a member.
     pub(super) async fn profile(&self, project: &str, member: &str) -> Result<Option<Profile>, Problem> {
-        let read = MemberRow::read_one(project, member, PROFILE, "");
-        let rows = self.api.store.read(&[read]).await?.into_iter().flatten().next();
-        rows.map(|cells| Profile::from_row(&MemberRow::from_cells(cells)?)).transpose().map_err(Problem::from)
+        Ok(inbound::profile(&*self.api.store, project, member).await?)
     }
 
     /// The region that phones without a country code are read in.

@@ -32,7 +32,7 @@ pub mod tracking;
 pub mod webhooks;
 
 use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, tracking::Tracked, webhooks::Hooks};
-use crate::{runtime::sinks::Sinks, tracking::Trackers};
+use crate::{approvals::Approvals, runtime::sinks::Sinks, tracking::Trackers};
 use axum::{
     Router,
     body::Body,
@@ -95,6 +95,8 @@ pub struct Api {
     pub hooks: Arc<dyn Hooks>,
     /// The providers, to tell how they stand and to send a test message.
     pub sinks: Arc<Sinks>,
+    /// Asks Meta for the templates of an account.
+    pub approvals: Arc<dyn Approvals>,
     /// Further checks of `/readyz`, beside log and store.
     pub readiness: Readiness,
     /// What `/metrics` answers.
@@ -210,6 +212,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/suppressions/{channel}/{address}", &["get", "put", "delete"]),
     ("/v1/suppressions/export", &["get"]),
     ("/v1/suppressions/import", &["post"]),
+    ("/v1/channels/whatsapp/templates", &["get"]),
     ("/v1/members/{id}/links", &["post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
@@ -254,6 +257,7 @@ pub fn router(api: Arc<Api>) -> Router {
             get(suppressions::show).put(suppressions::put).delete(suppressions::remove),
         )
         .route("/v1/suppressions/export", get(suppressions::export))
+        .route("/v1/channels/whatsapp/templates", get(channels::templates::templates))
         .layer(from_fn_with_state(Arc::clone(&shared), idempotency::once))
         .route("/v1/web-push/key", get(links::key).options(links::preflight))
         .route("/v1/web-push/subscriptions", post(links::subscribe).options(links::preflight))

@@ -26,7 +26,7 @@ use utoipa::{
         super::stats::figures,
         super::dead_letters::list, super::dead_letters::show, super::dead_letters::replay,
         super::definitions::read, super::definitions::publish,
-        super::channels::list, super::channels::test,
+        super::channels::list, super::channels::test, super::channels::templates::templates,
         super::webhooks::receive, super::webhooks::subscribe,
         super::tracking::follow, super::tracking::clicked, super::tracking::open, super::tracking::delivered,
         super::tracking::ask, super::tracking::unsubscribe,

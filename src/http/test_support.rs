@@ -9,16 +9,18 @@ use super::{
     probes::Check,
     router,
     tracking::Tracked,
-    webhooks::{Call, Callback, Heard, HookError, Hooks, signed_url},
+    webhooks::{Call, Callback, HookError, Hooks, signed_url},
 };
 use crate::{
+    approvals::Approvals,
     definitions::check_provider,
+    inbound::Heard,
     metrics::Metrics,
     runtime::{clock::Clock, sinks::Sinks},
 };
 use async_trait::async_trait;
 use bellwether_connectors::{
-    channels::{Accepted, Message, SendError, Sink},
+    channels::{Accepted, Message, SendError, Sink, whatsapp::ApprovedTemplate},
     log::{Append, Bounds, Commit, Committed, Consumer, Log, LogError, LogRecord, TopicPartition},
     store::{Checkpoint, ScanPage, Store, StoreError, TokenRange},
     tracking::Purpose,
@@ -28,7 +30,7 @@ use bellwether_processors::definitions::{Compiled, Projects};
 use bellwether_schemas::{
     Channel, DeliveryId, NotificationId, Position, Timestamp, Topic,
     codec::{Encoded, decode},
-    definitions::Definitions,
+    definitions::{Definitions, Provider},
     member::{Address, Patch, Profile},
     records::{DefinitionSet, ErrorKind, MemberAction, MemberCommand, Receipt, ReceiptKind},
     rows::{Cells, Read, Row, Span, Table, Value as Cell, Write},
@@ -365,6 +367,22 @@ impl Hooks for PlainHook {
     }
 }
 
+/// An account with one approved template, which does not answer while a provider says `"version": "v0.0"`.
+#[derive(Debug)]
+struct PlainAccount;
+
+#[async_trait]
+impl Approvals for PlainAccount {
+    async fn templates(&self, provider: &Provider) -> Result<Option<Vec<ApprovedTemplate>>, String> {
+        if provider.settings.get("version").is_some_and(|version| version == "v0.0") {
+            return Err("transient: cannot connect".into());
+        }
+        let hello = json!({"name": "hello", "language": "en", "status": "APPROVED", "rejected_reason": null, "quality": "GREEN", "category": "UTILITY",
+            "named": false, "header": {"media": "image"}, "body": "Hi {{1}}", "parameters": 1, "buttons": [{"kind": "URL", "text": "Go", "parameters": 1}]});
+        Ok(Some(vec![serde_json::from_value(hello).unwrap()]))
+    }
+}
+
 /// Definitions of the project `shop`, which reads phones as German ones.
 pub(super) fn shop() -> Definitions {
     let project = json!({"name": "shop", "default_locale": "en", "default_region": "DE"});
@@ -468,6 +486,7 @@ impl House {
             observer: Arc::clone(&told) as Arc<dyn Observer>,
             hooks: Arc::new(PlainHook),
             sinks: Arc::new(Sinks::with(Metrics::new().unwrap(), Clock::system(), Box::new(|_| Ok(Arc::new(Taker))))),
+            approvals: Arc::new(PlainAccount),
             readiness: Arc::new(|| {
                 let check = Check { name: "definitions".into(), ok: true, detail: "loaded".into() };
                 Box::pin(async move { vec![check] })

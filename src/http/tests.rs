@@ -786,6 +786,49 @@ async fn definitions_are_published_against_the_version_they_were_made_from() {
 }
 
 #[tokio::test]
+async fn whatsapp_templates_are_listed_and_held_against_what_is_published() {
+    let house = House::new().await;
+    house.get("/v1/channels/whatsapp/templates").await.problem(404, "project");
+    let mut document = serde_json::to_value(shop()).unwrap();
+    document["providers"]["wa"] =
+        json!({"kind": "whatsapp_cloud", "phone_number_id": "1", "access_token": {"env": "X"}});
+    let variant = |parameters: &[&str]| json!({"template": {"name": "hello", "language": "en", "parameters": parameters, "buttons": ["x"]}, "header": {"kind": "image", "url": "https://h.example/a"}});
+    document["templates"]["greeting"] = json!({"channels": {"whatsapp": {"en": variant(&[])}}});
+    let refused = house.put("/v1/definitions", &document).await;
+    let found = &refused.problem(422, "templates.greeting.channels.whatsapp.en.template.parameters")["findings"];
+    assert_eq!(found[0]["problem"], "0 are given, and the body of `hello` (en) has 1 placeholders");
+    document["templates"]["greeting"]["channels"]["whatsapp"]["en"] = variant(&["Ana"]);
+    document["templates"]["code"] = json!({"channels": {"sms": {"en": {"text": "It’s"}}}});
+    document["providers"]["sms"] =
+        json!({"kind": "twilio", "account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+1"});
+    let fine = house.put("/v1/definitions", &document).await;
+    assert_eq!(
+        (fine.status.as_u16(), fine.body["remarks"][0]["field"].as_str()),
+        (200, Some("templates.code.channels.sms.en.text"))
+    );
+    assert_eq!(house.get("/v1/definitions").await.body["remarks"], fine.body["remarks"]);
+
+    let listed = house.get("/v1/channels/whatsapp/templates").await;
+    let account = &listed.body["accounts"][0];
+    assert_eq!(
+        (&account["provider"], &account["templates"][0]["status"], &account["templates"][0]["header"]),
+        (&json!("wa"), &json!("APPROVED"), &json!("image"))
+    );
+    assert_eq!(house.call(Method::GET, "/v1/channels/whatsapp/templates", "stats", &[], "").await.status, 403);
+
+    // Whoever cannot ask Meta publishes all the same, and is told.
+    document["providers"]["wa"]["version"] = json!("v0.0");
+    document["templates"]["greeting"]["channels"]["whatsapp"]["en"] = variant(&[]);
+    let unasked = house.put("/v1/definitions", &document).await;
+    assert_eq!(unasked.status, 200);
+    let remark = &unasked.body["remarks"][1];
+    assert_eq!(remark["field"], "providers.wa");
+    assert!(remark["problem"].as_str().unwrap().ends_with("transient: cannot connect"), "{remark}");
+    let listed = house.get("/v1/channels/whatsapp/templates").await;
+    assert_eq!(listed.body["accounts"][0]["problem"], "transient: cannot connect");
+}
+
+#[tokio::test]
 async fn the_same_key_and_request_give_the_same_answer_once() {
     let house = House::new().await;
     let put = async |key: &str, id: &str, body: &Value| {

@@ -435,7 +435,13 @@ impl Deliverer {
             Ok(accepted) => {
                 let took = now.since(job.delivery.accepted_at).as_secs_f64();
                 self.context.metrics.end_to_end_of(channel, lane).observe(took);
-                Tried::Accepted { provider_id: accepted.provider_id, moved_to: accepted.moved_to }
+                let Accepted { provider_id, moved_to, segments } = accepted;
+                if let Some(segments) = segments {
+                    let provider = format!("{}/{}", job.delivery.project, job.message.reference.provider);
+                    let labels = [provider.as_str(), segments.encoding.name()];
+                    self.context.metrics.sms_segments.with_label_values(&labels).inc_by(segments.segments as u64);
+                }
+                Tried::Accepted { provider_id, moved_to, detail: segments.map(|segments| segments.to_string()) }
             }
             Err(SendError { kind, detail, after, .. }) => Tried::Failed { kind, detail, after },
         };

@@ -99,7 +99,9 @@ async fn refused(sink: &TwilioSink, to: &str) -> SendError {
 async fn a_text_arrives_as_it_was_written_and_its_callback_comes_home() {
     let (at, seen) = serve().await;
     let sink = sink(at, "AC1");
-    assert_eq!(sink.send(&text("+15550001111")).await.unwrap().provider_id.as_deref(), Some("SM1"));
+    let accepted = sink.send(&text("+15550001111")).await.unwrap();
+    assert_eq!(accepted.provider_id.as_deref(), Some("SM1"));
+    assert_eq!(accepted.segments.map(|segments| segments.to_string()).as_deref(), Some("1 segment, GSM-7"));
     let (account, authorization, form) = seen.lock().unwrap().pop().unwrap();
     // printf 'AC1:s3cret' | base64
     assert_eq!((account.as_str(), authorization.as_str()), ("AC1", "Basic QUMxOnMzY3JldA=="));

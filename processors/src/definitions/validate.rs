@@ -11,6 +11,10 @@ use bellwether_schemas::{
     Channel, Timestamp,
     definitions::{Definitions, Flow, Template, Tracking, Variant},
     records::Event,
+    segments::{
+        Encoding::{Gsm7, Ucs2},
+        Segments, only_foreign, segments,
+    },
 };
 use serde_json::{Map, Value};
 use std::{
@@ -34,6 +38,8 @@ pub(super) struct Parts {
     pub(super) providers: BTreeMap<Channel, Vec<String>>,
     pub(super) prefixes: HashMap<String, &'static str>,
     pub(super) content: Content,
+    /// What is allowed and worth a look.
+    pub(super) remarks: Vec<Finding>,
 }
 
 /// Applies every rule.
@@ -49,17 +55,22 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Resu
         unserved_channels(document, providers, &mut findings);
     }
     let flows_by_type = flows(document, &mut findings);
-    let Findings(mut all) = findings;
+    let Findings { mut all, remarks } = findings;
     all.sort();
     all.dedup();
     match providers {
-        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, prefixes, content }),
+        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, prefixes, content, remarks }),
         _ => Err(all),
     }
 }
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+struct Findings {
+    /// What must be corrected.
+    all: Vec<Finding>,
+    /// What is only to be known.
+    remarks: Vec<Finding>,
+}
 
 impl Findings {
     fn add(&mut self, path: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) {
@@ -74,7 +85,11 @@ impl Findings {
         remedy: impl Into<String>,
     ) {
         let (path, problem, remedy) = (path.into(), problem.into(), remedy.into());
-        self.0.push(Finding { path, line, column, problem, remedy });
+        self.all.push(Finding { path, line, column, problem, remedy });
+    }
+
+    fn remark(&mut self, path: &str, (line, column): (Option<u32>, Option<u32>), problem: String, remedy: String) {
+        self.remarks.push(Finding { path: path.to_owned(), line, column, problem, remedy });
     }
 
     fn name(&mut self, path: &str, name: &str) {
@@ -393,7 +408,7 @@ fn texts(
             findings.at(&path, find(text, variable), problem, remedy);
         }
         match content.try_sample(name, channel, locale, &place, &context) {
-            Ok(rendered) => rendered_text(&path, channel, &place, &rendered, findings),
+            Ok(rendered) => rendered_text(&path, channel, &place, (text, &rendered), findings),
             Err(fault) if fault.undefined && !missing.is_empty() => {}
             Err(fault) => {
                 let remedy = if fault.undefined {
@@ -408,16 +423,40 @@ fn texts(
     }
 }
 
-fn rendered_text(path: &str, channel: Channel, place: &str, rendered: &str, findings: &mut Findings) {
-    let characters = rendered.chars().count();
-    if channel == Channel::Sms && characters > MAX_SMS_CHARACTERS {
-        let problem = format!("the message of the sample has {characters} characters");
-        findings.add(path, problem, format!("providers take at most {MAX_SMS_CHARACTERS}: shorten it"));
+fn rendered_text(path: &str, channel: Channel, place: &str, (text, rendered): (&str, &str), findings: &mut Findings) {
+    if channel == Channel::Sms {
+        let characters = rendered.chars().count();
+        if characters > MAX_SMS_CHARACTERS {
+            let problem = format!("the message of the sample has {characters} characters");
+            findings.add(path, problem, format!("providers take at most {MAX_SMS_CHARACTERS}: shorten it"));
+        } else {
+            cost_of_text(path, text, rendered, findings);
+        }
     }
     if place == "json"
         && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(rendered)
     {
         findings.add(path, format!("with the sample this is no JSON: {error}"), "correct the template");
+    }
+}
+
+/// What a text message is billed as, where that may be a surprise.
+fn cost_of_text(path: &str, text: &str, rendered: &str, findings: &mut Findings) {
+    let counted = segments(rendered);
+    if let Some(foreign) = only_foreign(rendered) {
+        let at = text.find(foreign).map_or((None, None), |at| {
+            let (line, column) = content::line_and_column(text, at);
+            (Some(line), Some(column))
+        });
+        let problem =
+            format!("`{foreign}` (U+{:04X}) alone makes UCS-2 of a GSM-7 text ({counted})", u32::from(foreign));
+        let remedy = format!("another character leaves room for {} instead of {}", Gsm7.alone(), Ucs2.alone());
+        findings.remark(path, at, problem, remedy);
+    } else if counted.segments > 1 {
+        let Segments { encoding, units, .. } = counted;
+        let problem = format!("the message of the sample makes {counted}, each of which is billed");
+        let remedy = format!("{} of its {units} units fit into one", encoding.alone());
+        findings.remark(path, (None, None), problem, remedy);
     }
 }
 
