@@ -11,12 +11,14 @@ use bellwether_schemas::{
     rows::{Read, Row, Write},
     tables::{AddressRow, MemberRow, PROFILE, SuppressionRow},
 };
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::{cmp::Ordering, collections::BTreeSet, time::Duration};
 
 /// Addresses of one channel that a member may have; the oldest goes first.
 pub const MAX_ADDRESSES: usize = 20;
-/// So many misses in a row put an address into quarantine.
-pub const QUARANTINE_AFTER: u32 = 3;
+/// So many misses in a row, within [`QUARANTINE_WITHIN`], put an address into quarantine.
+pub const QUARANTINE_AFTER: usize = 3;
+/// A miss that is older than this counts no more: a mailbox that is full once a season is in use.
+pub const QUARANTINE_WITHIN: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Members who share an address and are told of a change of the list about it; whoever shares it beyond them learns it when they are sent to.
 pub const MAX_SHARING: usize = 1_000;
 
@@ -217,7 +219,7 @@ fn changed(known: Option<Profile>, command: &MemberCommand, facts: &Facts) -> Re
         MemberAction::Heard => {
             for address in named(&mut profile, channel, command) {
                 address.heard = Some(command.at);
-                address.missed = 0;
+                address.misses.clear();
                 if address.state == AddressState::Quarantined {
                     (address.state, address.since) = (AddressState::Active, command.at);
                 }
@@ -225,8 +227,9 @@ fn changed(known: Option<Profile>, command: &MemberCommand, facts: &Facts) -> Re
         }
         MemberAction::Missed => {
             for address in named(&mut profile, channel, command).filter(|a| a.state == AddressState::Active) {
-                address.missed += 1;
-                if address.missed >= QUARANTINE_AFTER {
+                address.misses.retain(|at| at.plus(QUARANTINE_WITHIN) > command.at);
+                address.misses.push(command.at);
+                if address.misses.len() >= QUARANTINE_AFTER {
                     address.state = AddressState::Quarantined;
                     address.reason = command.reason.clone().unwrap_or_default();
                     address.since = command.at;

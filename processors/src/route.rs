@@ -176,7 +176,8 @@ fn look(
             None if addresses.is_empty() => (Outcome::NoAddress, format!("the member has no {channel} address")),
             None => (Outcome::NoProvider, format!("no provider serves any {channel} address of the member")),
             Some(dead) if dead.state == AddressState::Quarantined => {
-                let why = format!("in quarantine since {}, after {} misses: {}", dead.since, dead.missed, dead.reason);
+                let why =
+                    format!("in quarantine since {}, after {} misses: {}", dead.since, dead.misses.len(), dead.reason);
                 (Outcome::Suppressed, why)
             }
             Some(dead) => (Outcome::Suppressed, format!("suppressed since {}: {}", dead.since, dead.reason)),

@@ -481,6 +481,30 @@ fn a_suppressed_address_outlives_the_member_and_is_met_by_the_next() {
 }
 
 #[test]
+fn an_address_that_misses_three_in_a_row_within_thirty_days_rests_until_it_is_heard_of() {
+    use AddressState::{Active, Quarantined};
+    use MemberAction::{Heard, Missed, Upsert};
+    for (sentence, history, state) in [
+        ("two are none too many", &[(Missed, 0), (Missed, 1)][..], Active),
+        ("three are", &[(Missed, 0), (Missed, 1), (Missed, 29)], Quarantined),
+        ("what is thirty days old counts no more", &[(Missed, 0), (Missed, 1), (Missed, 30)], Active),
+        ("but the later ones do", &[(Missed, 0), (Missed, 1), (Missed, 30), (Missed, 30)], Quarantined),
+        ("a word of the member begins anew", &[(Missed, 0), (Missed, 1), (Heard, 2), (Missed, 3)], Active),
+        ("and revives", &[(Missed, 0), (Missed, 1), (Missed, 2), (Heard, 3)], Active),
+    ] {
+        let mut facts = Facts::default();
+        step(&Members, &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
+        for (offset, (action, day)) in (1..).zip(history) {
+            let at = NOW.plus(Duration::from_secs(day * 24 * 3_600));
+            let command = MemberCommand { at, ..about("m", *action, DEAD) };
+            step(&Members, &mut facts, position(Topic::Members, offset), command);
+        }
+        assert_eq!(stands(&facts, "m"), Some(state), "{sentence}");
+        assert_eq!(on_the_list(&facts), None, "{sentence}: it is the member's own, and no suppression");
+    }
+}
+
+#[test]
 fn the_first_word_about_an_address_stands_and_is_what_profiles_copy() {
     use MemberAction::{Suppress, Upsert};
     let mut facts = Facts::default();

@@ -38,8 +38,8 @@ struct Kept {
     waiting: usize,
     /// Calls that met another one.
     conflicts: usize,
-    /// Answers nothing but 502 to whoever does not wait.
-    is_deaf: bool,
+    /// Answers nothing but 502 to whoever asks for what comes after this update, and so would confirm it.
+    deaf_from: Option<i64>,
     has_webhook: bool,
 }
 
@@ -106,10 +106,10 @@ async fn answer(State(telegram): State<Telegram>, Path(method): Path<String>, Js
         if kept.has_webhook {
             return refused(409, "Conflict: can't use getUpdates method while webhook is active");
         }
-        if kept.is_deaf && patience.is_zero() {
-            return StatusCode::BAD_GATEWAY.into_response();
-        }
         if let Some(offset) = asked["offset"].as_i64() {
+            if kept.deaf_from.is_some_and(|last| offset > last) {
+                return StatusCode::BAD_GATEWAY.into_response();
+            }
             kept.updates.retain(|update| update["update_id"].as_i64().unwrap() >= offset);
         }
         if patience.is_zero() {
@@ -215,7 +215,7 @@ async fn a_bot_without_a_public_address_hears_all_the_same_and_once() {
     assert_eq!(commands(&instance).await, before + 2, "that she wrote, and that she stopped");
 
     // An end that Telegram did not hear of: the same is told again, and changes nothing.
-    telegram.kept.lock().unwrap().is_deaf = true;
+    telegram.kept.lock().unwrap().deaf_from = Some(10);
     telegram.said(9, 7, "/start");
     opted(&house, "ana", true).await;
     telegram.said(10, 7, "STOP");
@@ -223,7 +223,7 @@ async fn a_bot_without_a_public_address_hears_all_the_same_and_once() {
     let known = house.member("ana").await;
     instance.stop().await.unwrap();
     assert!(!telegram.is_confirmed());
-    telegram.kept.lock().unwrap().is_deaf = false;
+    telegram.kept.lock().unwrap().deaf_from = None;
     let (instance, house) = self::house(folder.path()).await;
     until("it was heard again", async || telegram.is_confirmed().then_some(())).await;
     let again = house.member("ana").await;

@@ -216,7 +216,8 @@ impl Seen {
             &format!("the address is {:?}", address.state),
             (address.state == AddressState::Suppressed) == suppressed,
         );
-        expect(&format!("{} misses", address.missed), address.missed == u32::from(action.address == "missed"));
+        let misses = address.misses.len();
+        expect(&format!("{misses} misses"), misses == usize::from(action.address == "missed"));
         let refused = profile.opt_ins.get(channel) == Some(&false);
         expect(&format!("opt-ins {:?}", profile.opt_ins), refused == (action.address == "opted_out"));
         let listed: Vec<_> = self.suppressions.iter().filter(|row| row.project == case.project).collect();
