@@ -134,7 +134,8 @@ struct Source {
 
 impl Folder<'_> {
     fn read(&mut self) -> Definitions {
-        let project = Project { name: String::new(), default_locale: String::new(), default_region: None };
+        let project =
+            Project { name: String::new(), default_locale: String::new(), default_region: None, tracking: None };
         let definitions = Definitions {
             project: self.file("project.yaml", "project", Reader::project).unwrap_or(project),
             providers: self.file("providers.yaml", "providers", Reader::providers).unwrap_or_default(),

@@ -239,10 +239,11 @@ mod tests {
             // A naive model: the day or ISO week as the calendar names it, or the difference of two times.
             let same = |a: i64, b: i64| {
                 let date = |at: i64| zone.to_datetime(jiff::Timestamp::from_millisecond(at).unwrap()).date();
+                let week = |at: i64| (date(at).iso_week_date().year(), date(at).iso_week_date().week());
                 match per {
                     Per::Hours(hours) => b - a < i64::from(hours) * HOUR,
                     Per::Day => date(a) == date(b),
-                    Per::Week => date(a).iso_week_date().first_of_week() == date(b).iso_week_date().first_of_week(),
+                    Per::Week => week(a) == week(b),
                 }
             };
             for (n, gap) in gaps.into_iter().enumerate() {

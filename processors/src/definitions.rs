@@ -20,6 +20,7 @@ use condition::{Condition, variables};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
@@ -93,6 +94,7 @@ pub struct Compiled {
     /// Of what no flow asked for that is there: transactional, bulk.
     other_terms: [Terms; 2],
     zone: TimeZone,
+    remarks: Vec<Finding>,
 }
 
 /// How a flow's notifications are treated by the router.
@@ -157,7 +159,14 @@ impl Compiled {
             terms: parts.terms,
             other_terms: parts.other_terms,
             zone: parts.zone,
+            remarks: parts.remarks,
         })
+    }
+
+    /// What is allowed and yet worth a look, such as a text message that costs more than its author may think.
+    #[must_use]
+    pub fn remarks(&self) -> &[Finding] {
+        &self.remarks
     }
 
     /// Flows that an event type triggers, by name.
@@ -192,12 +201,40 @@ impl Compiled {
         self.providers.get(&channel).map_or(&[], Vec::as_slice)
     }
 
-    /// The provider that serves an address of a channel.
+    /// The providers that can serve an address of a channel, in no order.
+    fn serving(&self, channel: Channel, address: &str) -> impl Iterator<Item = (&str, &Provider)> {
+        let serves = move |name: &&String| self.prefixes.get(*name).is_none_or(|prefix| address.starts_with(prefix));
+        let names = self.providers(channel).iter().filter(serves);
+        names.filter_map(|name| self.document.providers.get(name).map(|provider| (name.as_str(), provider)))
+    }
+
+    /// Whether any provider can serve an address of a channel.
     #[must_use]
-    pub fn provider_of(&self, channel: Channel, address: &str) -> Option<(&str, &Provider)> {
-        let serves = |name: &&String| self.prefixes.get(*name).is_none_or(|prefix| address.starts_with(prefix));
-        let name = self.providers(channel).iter().find(serves)?;
-        self.document.providers.get(name).map(|provider| (name.as_str(), provider))
+    pub fn serves(&self, channel: Channel, address: &str) -> bool {
+        self.serving(channel, address).next().is_some()
+    }
+
+    /// The provider that an address of a channel is served by: the first of the address's own order that may be called, or, where none may,
+    /// the first. `may_call` is asked only where there is a choice.
+    ///
+    /// The order is that of weighted rendezvous hashing: each address draws an exponential lot for each provider, of the rate of its weight,
+    /// and the smallest comes first. So an address keeps its provider for as long as that is there, a weight is a part of the addresses, and a
+    /// changed weight moves no address but to or from that provider. What has weight 0 comes after all that has one.
+    #[must_use]
+    pub fn provider_of(
+        &self,
+        channel: Channel,
+        address: &str,
+        may_call: impl Fn(&str) -> bool,
+    ) -> Option<(&str, &Provider)> {
+        let mut order: Vec<_> = self.serving(channel, address).collect();
+        if order.len() > 1 {
+            order.sort_by(|a, b| lot(a, address).partial_cmp(&lot(b, address)).unwrap_or(Ordering::Equal));
+            if let Some(at) = order.iter().position(|(name, _)| may_call(name)) {
+                return Some(order.swap_remove(at));
+            }
+        }
+        order.into_iter().next()
     }
 
     /// How a notification is treated, by what its flow says now.
@@ -239,6 +276,14 @@ impl Compiled {
     pub fn content(&self) -> &Content {
         &self.content
     }
+}
+
+/// What an address draws for a provider: whether that only stands in for others, then the lot.
+fn lot((name, provider): &(&str, &Provider), address: &str) -> (bool, f64) {
+    let hash = xxhash_rust::xxh64::xxh64(address.as_bytes(), xxhash_rust::xxh64::xxh64(name.as_bytes(), 0));
+    // 53 bits, as many as a float has, and never 0.
+    let uniform = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    (provider.weight == 0, -uniform.ln() / f64::from(provider.weight.max(1)))
 }
 
 /// The definitions of every project, as one process sees them now. Cloning is cheap: the runtime hands out a clone by a watch channel, and

@@ -191,7 +191,7 @@ mod tests {
             ("an end that comes twice, before the first", hours(Some(("22:00", "02:30")), None, &[]), "Europe/Madrid", "2026-10-24T23:00:00Z", "2026-10-25T00:30:00Z", Some(QuietHours)),
             ("an end that comes twice, after the first", hours(Some(("22:00", "02:30")), None, &[]), "Europe/Madrid", "2026-10-25T01:10:00Z", "2026-10-25T01:30:00Z", Some(QuietHours)),
         ] {
-            let zone = zone(zone).unwrap();
+            let zone = super::zone(zone).unwrap();
             assert_eq!(next(&hours, &zone, at(now)), Some((at(then), obstacle)), "{what}");
         }
         let never = hours(None, Some(("09:00", "09:00", &[])), &[]);

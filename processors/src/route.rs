@@ -328,7 +328,7 @@ fn look(
         return Err(Rejection::new(Outcome::NoProvider, format!("no provider serves {channel}")));
     }
     let addresses = profile.addresses.get(&channel).map_or(&[][..], Vec::as_slice);
-    let served = |address: &&Address| project.provider_of(channel, &address.address).is_some();
+    let served = |address: &&Address| project.serves(channel, &address.address);
     let active = addresses.iter().filter(served).find(|a| a.state == AddressState::Active);
     let Some(address) = active else {
         let (outcome, detail) = match addresses.iter().find(served) {

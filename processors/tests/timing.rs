@@ -147,7 +147,7 @@ fn when_a_member_is_told() {
         &project(json!({"mail": {"most": 1, "per": "week", "categories": ["marketing"], "channels": ["email"]}})),
         DAY,
     );
-    insta::assert_json_snapshot!(text, {".at" => "[now]"});
+    insta::assert_json_snapshot!(text);
 }
 
 fn step(route: &Route, facts: &mut Facts, offset: u64, input: Notification, now: Timestamp) -> Output {

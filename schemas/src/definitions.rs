@@ -3,7 +3,7 @@
 
 use crate::{Channel, Lane};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// All that a project defines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct Project {
     /// How many messages a member gets at most, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub caps: BTreeMap<String, Cap>,
+    /// How links are followed and openings seen; absent: neither is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
 }
 
 /// A part of the day.
@@ -145,11 +148,71 @@ pub enum Exceed {
     Defer,
 }
 
+/// Links of messages that lead through us, so that openings, clicks and wishes to unsubscribe become receipts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracking {
+    /// Public address of the project's tracking domain, which leads to the HTTP role; links begin with it.
+    pub base_url: String,
+    /// What links are sealed with.
+    pub key: Secret,
+    /// Keys that links were sealed with before: those open still, nothing new is sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous_keys: Vec<Secret>,
+    /// E-mail carries a picture that tells when it is opened.
+    #[serde(default = "yes")]
+    pub opens: bool,
+    /// Links tell when they are followed.
+    #[serde(default = "yes")]
+    pub clicks: bool,
+    /// Whose messages carry such links and report their delivery.
+    #[serde(default = "Tracking::default_channels")]
+    pub channels: Vec<Channel>,
+    /// Whose e-mail offers to unsubscribe by one click (RFC 8058).
+    #[serde(default = "Tracking::default_unsubscribe")]
+    pub unsubscribe: Vec<Lane>,
+}
+
+impl Tracking {
+    /// What a text says in place of `{{ unsubscribe_url }}` until the delivery's own link takes its place. It needs no escaping in any text.
+    pub const UNSUBSCRIBE_PLACE: &str = "unsubscribe-url.bellwether.invalid";
+
+    /// [`Self::channels`] where it is absent: all that have links but SMS, whose length costs money.
+    #[must_use]
+    pub fn default_channels() -> Vec<Channel> {
+        vec![Channel::Email, Channel::Whatsapp, Channel::Telegram, Channel::WebPush, Channel::AppPush]
+    }
+
+    /// [`Self::unsubscribe`] where it is absent.
+    #[must_use]
+    pub fn default_unsubscribe() -> Vec<Lane> {
+        vec![Lane::Bulk]
+    }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// Where a secret is to be had: definitions and configuration name a place, never the value (law 8). The doors fetch it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Secret {
+    /// An environment variable.
+    Env(String),
+    /// A file; a line break at its end is dropped.
+    File(PathBuf),
+}
+
 /// An account at a provider, which serves one channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provider {
     /// Which connector, such as `smtp`; it decides the channel.
     pub kind: String,
+    /// Its part of the channel's addresses beside the channel's other providers: an address stays with one provider for as long as that
+    /// may be called. 0 takes over only where no other can.
+    #[serde(default = "default_weight", skip_serializing_if = "is_default_weight")]
+    pub weight: u32,
     /// Messages per second that the whole cluster may send by this account; absent means no limit of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_second: Option<u32>,
@@ -171,12 +234,23 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// [`Self::weight`] where it is absent.
+    pub const DEFAULT_WEIGHT: u32 = 1;
     /// [`Self::max_in_flight`] where it is absent.
     pub const DEFAULT_MAX_IN_FLIGHT: u32 = 64;
     /// [`Self::max_attempts`] where it is absent.
     pub const DEFAULT_MAX_ATTEMPTS: u32 = 8;
     /// [`Self::backoff_ms`] where it is absent.
     pub const DEFAULT_BACKOFF_MS: u64 = 5_000;
+}
+
+const fn default_weight() -> u32 {
+    Provider::DEFAULT_WEIGHT
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so.
+const fn is_default_weight(weight: &u32) -> bool {
+    *weight == Provider::DEFAULT_WEIGHT
 }
 
 const fn default_in_flight() -> u32 {

@@ -1,6 +1,6 @@
 //! The tables, one row struct each. `infra/cql` holds the same tables as CQL; a test compares the two.
 
-use crate::{Timestamp, row};
+use crate::{Channel, Timestamp, row, rows::Read};
 use uuid::Uuid;
 
 row! {
@@ -159,6 +159,51 @@ row! {
             /// Since when.
             since: Timestamp,
         }
+    }
+}
+
+row! {
+    /// An address that is not to be used, whoever has it or will have it. Not fenced: it is about no member, so no partition's offsets order
+    /// its writes; the last word stands.
+    SuppressionRow in "suppressions" {
+        partition {
+            /// Project.
+            project: String,
+            /// Channel.
+            channel: String,
+            /// See [`SuppressionRow::shard_of`]: spreads a channel's list, so that no partition grows without bound.
+            shard: i64,
+        }
+        clustering {
+            /// Address in the channel's normal form.
+            address: String,
+        }
+        columns {
+            /// Why, in words; empty where nobody said.
+            reason: String,
+            /// Who said so: `provider NAME`, `operator KEY`, `import KEY`.
+            source: String,
+            /// Since when.
+            since: Timestamp,
+        }
+    }
+}
+
+/// Partitions of one channel's suppressions.
+pub const SUPPRESSION_SHARDS: i64 = 16;
+
+impl SuppressionRow {
+    /// The shard of an address: its hash modulo [`SUPPRESSION_SHARDS`].
+    #[must_use]
+    pub fn shard_of(address: &str) -> i64 {
+        let shards = SUPPRESSION_SHARDS.cast_unsigned();
+        (crate::topics::hash(address.as_bytes()) % shards).cast_signed()
+    }
+
+    /// Reads what the list says of an address.
+    #[must_use]
+    pub fn of(project: &str, channel: Channel, address: &str) -> Read {
+        Self::read_one(project, channel.name(), Self::shard_of(address), address)
     }
 }
 
@@ -334,6 +379,7 @@ pub fn all() -> Vec<&'static crate::rows::Table> {
         ImportRejectRow::TABLE,
         AddressRow::TABLE,
         LinkRow::TABLE,
+        SuppressionRow::TABLE,
     ]
 }
 

@@ -10,7 +10,7 @@ use bellwether_schemas::{
     Channel, Lane,
     definitions::{
         ApprovedTemplate, Attachment, Button, Cap, Exceed, Flow, Media, MediaKind, Notify, OnAmbiguous, Per, Project,
-        Provider, QuietHours, Template, Variant, Weekday, Window,
+        Provider, QuietHours, Secret, Template, Tracking, Variant, Weekday, Window,
     },
 };
 use serde_json::{Map, Value};
@@ -140,6 +140,10 @@ impl Reader {
         self.choice(node, "channel", &Channel::ALL.map(|channel| (channel.name(), channel)))
     }
 
+    fn lane(&mut self, node: &Node) -> Option<Lane> {
+        self.choice(node, "lane", &Lane::ALL.map(|lane| (lane.name(), lane)))
+    }
+
     fn json(&mut self, node: &Node) -> Option<Map<String, Value>> {
         Some(Node::json_map(self.entries(node)))
     }
@@ -152,8 +156,8 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        const FIELDS: [&str; 7] =
-            ["name", "default_locale", "default_region", "time_zone", "quiet_hours", "holidays", "caps"];
+        const FIELDS: [&str; 8] =
+            ["name", "default_locale", "default_region", "time_zone", "quiet_hours", "holidays", "caps", "tracking"];
         let fields = self.fields(node, &FIELDS);
         Project {
             name: self.required(&fields, "name", Self::text),
@@ -173,6 +177,48 @@ impl Reader {
                     Some(r.entries(n).iter().map(|entry| (entry.key.clone(), r.cap(&entry.value))).collect())
                 })
                 .unwrap_or_default(),
+            tracking: self.optional(&fields, "tracking", Self::tracking),
+        }
+    }
+
+    /// `None` where its key cannot be read, which has been told.
+    fn tracking(&mut self, node: &Node) -> Option<Tracking> {
+        const FIELDS: [&str; 7] = ["base_url", "key", "previous_keys", "opens", "clicks", "channels", "unsubscribe"];
+        let fields = self.fields(node, &FIELDS);
+        let base_url = self.required(&fields, "base_url", Self::text);
+        let key = self.required(&fields, "key", |r, n| Some(r.secret(n)));
+        Some(Tracking {
+            base_url,
+            previous_keys: self.optional(&fields, "previous_keys", |r, n| r.list(n, Self::secret)).unwrap_or_default(),
+            opens: self.optional(&fields, "opens", Self::boolean).unwrap_or(true),
+            clicks: self.optional(&fields, "clicks", Self::boolean).unwrap_or(true),
+            channels: self
+                .optional(&fields, "channels", |r, n| r.list(n, Self::channel))
+                .unwrap_or_else(Tracking::default_channels),
+            unsubscribe: self
+                .optional(&fields, "unsubscribe", |r, n| r.list(n, Self::lane))
+                .unwrap_or_else(Tracking::default_unsubscribe),
+            key: key?,
+        })
+    }
+
+    /// Where a secret is to be had. What is there instead is never repeated: it may be the secret.
+    fn secret(&mut self, node: &Node) -> Option<Secret> {
+        let place = match &node.kind {
+            Kind::Map(entries) => match entries.as_slice() {
+                [Entry { key, value: Node { kind: Kind::Text(place), .. }, .. }] => Some((key.as_str(), place.clone())),
+                _ => None,
+            },
+            _ => None,
+        };
+        match place {
+            Some(("env", name)) => Some(Secret::Env(name)),
+            Some(("file", path)) => Some(Secret::File(path.into())),
+            _ => {
+                let remedy = "write `{env: NAME}` or `{file: PATH}`, never the secret itself";
+                self.error(node.at, "the place of a secret is expected", remedy);
+                None
+            }
         }
     }
 
@@ -217,13 +263,14 @@ impl Reader {
 
     /// Fields that are not ours are the connector's settings.
     fn provider(&mut self, node: &Node) -> Provider {
-        const OURS: [&str; 6] =
-            ["kind", "rate_per_second", "max_in_flight", "on_ambiguous", "max_attempts", "backoff_ms"];
+        const OURS: [&str; 7] =
+            ["kind", "weight", "rate_per_second", "max_in_flight", "on_ambiguous", "max_attempts", "backoff_ms"];
         let entries = self.entries(node);
         let fields = Fields { at: node.at, entries, is_map: matches!(node.kind, Kind::Map(_)) };
         let ambiguous = [("resend", OnAmbiguous::Resend), ("hold", OnAmbiguous::Hold)];
         Provider {
             kind: self.required(&fields, "kind", Self::text),
+            weight: self.optional(&fields, "weight", Self::whole_number).unwrap_or(Provider::DEFAULT_WEIGHT),
             rate_per_second: self.optional(&fields, "rate_per_second", Self::whole_number),
             max_in_flight: self
                 .optional(&fields, "max_in_flight", Self::whole_number)
@@ -391,10 +438,9 @@ impl Reader {
             "expires_after_seconds",
         ];
         let fields = self.fields(node, &FIELDS);
-        let lanes = Lane::ALL.map(|lane| (lane.name(), lane));
         Notify {
             template: self.required(&fields, "template", Self::text),
-            lane: self.required(&fields, "lane", |r, n| r.choice(n, "lane", &lanes).map(Some)).unwrap_or(Lane::Bulk),
+            lane: self.required(&fields, "lane", |r, n| r.lane(n).map(Some)).unwrap_or(Lane::Bulk),
             category: self.optional(&fields, "category", Self::text),
             priority: self.optional(&fields, "priority", Self::whole_number).unwrap_or_default(),
             quiet: self.optional(&fields, "quiet", Self::boolean),

@@ -13,8 +13,12 @@ use crate::{
 };
 use bellwether_schemas::{
     Channel, Lane, Timestamp,
-    definitions::{Definitions, Flow, Notify, Per, Template, Variant},
+    definitions::{Definitions, Flow, Notify, Per, Template, Tracking, Variant},
     records::Event,
+    segments::{
+        Encoding::{Gsm7, Ucs2},
+        Segments, only_foreign, segments,
+    },
 };
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
@@ -31,6 +35,11 @@ const MAX_PRIORITY: u8 = 9;
 /// Calls at once that a claim window may hold: one bit each in a commit's metadata (law 2).
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=4096;
 
+/// Longest address of a tracking domain: with a token behind it a link must fit a line of mail, and what providers take.
+const MAX_BASE_URL: usize = 200;
+/// Keys that links may have been sealed with before: each is tried for each link.
+const MAX_PREVIOUS_KEYS: usize = 8;
+
 /// What the checks made on their way.
 pub(super) struct Parts {
     pub(super) flows_by_type: HashMap<String, Vec<Arc<CompiledFlow>>>,
@@ -40,6 +49,8 @@ pub(super) struct Parts {
     pub(super) terms: HashMap<String, Terms>,
     pub(super) other_terms: [Terms; 2],
     pub(super) zone: TimeZone,
+    /// What is allowed and worth a look.
+    pub(super) remarks: Vec<Finding>,
 }
 
 /// Applies every rule.
@@ -67,17 +78,22 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Resu
         let hours = project_hours(document, lane == Lane::Bulk).unwrap_or_default();
         Terms { category: category_of(lane).into(), priority: 0, hours, spread: Duration::ZERO }
     });
-    let Findings(mut all) = findings;
+    let Findings { mut all, remarks } = findings;
     all.sort();
     all.dedup();
     match providers {
-        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, prefixes, content, terms, other_terms, zone }),
+        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, prefixes, content, terms, other_terms, zone, remarks }),
         _ => Err(all),
     }
 }
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+struct Findings {
+    /// What must be corrected.
+    all: Vec<Finding>,
+    /// What is only to be known.
+    remarks: Vec<Finding>,
+}
 
 impl Findings {
     fn add(&mut self, path: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) {
@@ -92,7 +108,11 @@ impl Findings {
         remedy: impl Into<String>,
     ) {
         let (path, problem, remedy) = (path.into(), problem.into(), remedy.into());
-        self.0.push(Finding { path, line, column, problem, remedy });
+        self.all.push(Finding { path, line, column, problem, remedy });
+    }
+
+    fn remark(&mut self, path: &str, (line, column): (Option<u32>, Option<u32>), problem: String, remedy: String) {
+        self.remarks.push(Finding { path: path.to_owned(), line, column, problem, remedy });
     }
 
     fn name(&mut self, path: &str, name: &str) {
@@ -132,7 +152,63 @@ fn project(document: &Definitions, findings: &mut Findings) -> bool {
         let problem = format!("`{region}` is no region");
         findings.add("project.default_region", problem, "use an ISO 3166-1 code of two capitals, such as `AR`");
     }
+    if let Some(settings) = &project.tracking {
+        tracking(settings, findings);
+    }
     is_locale
+}
+
+fn tracking(tracking: &Tracking, findings: &mut Findings) {
+    const PATH: &str = "project.tracking";
+    if let Some(problem) = base_url_problem(&tracking.base_url) {
+        findings.add(
+            format!("{PATH}.base_url"),
+            problem,
+            "write the public address, such as `https://links.example.com`",
+        );
+    }
+    if tracking.previous_keys.len() > MAX_PREVIOUS_KEYS {
+        let problem = format!("there are {} previous keys", tracking.previous_keys.len());
+        let remedy = format!("keep at most {MAX_PREVIOUS_KEYS}: links of older keys open no more");
+        findings.add(format!("{PATH}.previous_keys"), problem, remedy);
+    }
+    if tracking.previous_keys.contains(&tracking.key) {
+        findings.add(
+            format!("{PATH}.previous_keys"),
+            "the key is among the previous ones",
+            "name a new key, or drop it there",
+        );
+    }
+    for (index, channel) in tracking.channels.iter().enumerate() {
+        let path = format!("{PATH}.channels.{index}");
+        if *channel == Channel::Webhook {
+            findings.add(path, "a webhook's document has no links that we know", "remove it");
+        } else if tracking.channels[..index].contains(channel) {
+            findings.add(path, format!("{channel} is there twice"), "remove one");
+        }
+    }
+    for (index, lane) in tracking.unsubscribe.iter().enumerate() {
+        if tracking.unsubscribe[..index].contains(lane) {
+            findings.add(format!("{PATH}.unsubscribe.{index}"), format!("{lane} is there twice"), "remove one");
+        }
+    }
+}
+
+/// Why links cannot begin with it, if so. It is put into HTML, headers and JSON as it is.
+fn base_url_problem(url: &str) -> Option<&'static str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let Some(rest) = rest else { return Some("this is no web address") };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host =
+        authority.strip_prefix("[::1]").map_or_else(|| authority.split(':').next().unwrap_or_default(), |_| "[::1]");
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-._~/:[]".contains(c);
+    if host.is_empty() || !rest.chars().all(is_part) {
+        return Some("it must be host, port and path alone, in ASCII");
+    }
+    if !url.starts_with("https://") && !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+        return Some("it must be https: a link tells who follows it");
+    }
+    (url.len() > MAX_BASE_URL).then_some("it has more than 200 characters")
 }
 
 /// Providers by channel, `None` where a provider's channel is not known, so that no rule builds on the gap; and their prefixes.
@@ -199,6 +275,9 @@ fn unserved_channels(document: &Definitions, providers: &BTreeMap<Channel, Vec<S
 
 fn templates(document: &Definitions, findings: &mut Findings) -> Content {
     let mut content = Content::new(&document.project.default_locale);
+    if document.project.tracking.is_some() {
+        content.offer_unsubscribe();
+    }
     for (name, template) in &document.templates {
         let path = format!("templates.{name}");
         findings.name(&path, name);
@@ -352,7 +431,7 @@ fn texts(
             findings.at(&path, find(text, variable), problem, remedy);
         }
         match content.try_sample(name, channel, locale, &place, &context) {
-            Ok(rendered) => rendered_text(&path, channel, &place, &rendered, findings),
+            Ok(rendered) => rendered_text(&path, channel, &place, (text, &rendered), findings),
             Err(fault) if fault.undefined && !missing.is_empty() => {}
             Err(fault) => {
                 let remedy = if fault.undefined {
@@ -367,16 +446,40 @@ fn texts(
     }
 }
 
-fn rendered_text(path: &str, channel: Channel, place: &str, rendered: &str, findings: &mut Findings) {
-    let characters = rendered.chars().count();
-    if channel == Channel::Sms && characters > MAX_SMS_CHARACTERS {
-        let problem = format!("the message of the sample has {characters} characters");
-        findings.add(path, problem, format!("providers take at most {MAX_SMS_CHARACTERS}: shorten it"));
+fn rendered_text(path: &str, channel: Channel, place: &str, (text, rendered): (&str, &str), findings: &mut Findings) {
+    if channel == Channel::Sms {
+        let characters = rendered.chars().count();
+        if characters > MAX_SMS_CHARACTERS {
+            let problem = format!("the message of the sample has {characters} characters");
+            findings.add(path, problem, format!("providers take at most {MAX_SMS_CHARACTERS}: shorten it"));
+        } else {
+            cost_of_text(path, text, rendered, findings);
+        }
     }
     if place == "json"
         && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(rendered)
     {
         findings.add(path, format!("with the sample this is no JSON: {error}"), "correct the template");
+    }
+}
+
+/// What a text message is billed as, where that may be a surprise.
+fn cost_of_text(path: &str, text: &str, rendered: &str, findings: &mut Findings) {
+    let counted = segments(rendered);
+    if let Some(foreign) = only_foreign(rendered) {
+        let at = text.find(foreign).map_or((None, None), |at| {
+            let (line, column) = content::line_and_column(text, at);
+            (Some(line), Some(column))
+        });
+        let problem =
+            format!("`{foreign}` (U+{:04X}) alone makes UCS-2 of a GSM-7 text ({counted})", u32::from(foreign));
+        let remedy = format!("another character leaves room for {} instead of {}", Gsm7.alone(), Ucs2.alone());
+        findings.remark(path, at, problem, remedy);
+    } else if counted.segments > 1 {
+        let Segments { encoding, units, .. } = counted;
+        let problem = format!("the message of the sample makes {counted}, each of which is billed");
+        let remedy = format!("{} of its {units} units fit into one", encoding.alone());
+        findings.remark(path, (None, None), problem, remedy);
     }
 }
 

@@ -224,7 +224,7 @@ impl Returns {
 
     /// The return path of this try, and what is to be reported to it.
     fn envelope(&self, message: &Message, to: &Address) -> Result<(Address, Option<Wishes>), SendError> {
-        let mark = self.key.mark(message.delivery, message.attempt);
+        let mark = self.key.mark(message.reference.notification, message.attempt);
         let from = Address::new(format!("{BOUNCES}+{mark}"), &self.domain)
             .map_err(|_| rejected("`return_path_domain` makes no address"))?;
         let success = if self.delivery_reports { "SUCCESS," } else { "" };
