@@ -7,19 +7,24 @@ mod validate;
 
 pub use names::{canonical_locale, did_you_mean, is_project_name, nearest};
 
-use crate::content::{Content, ContentError, Rendered};
+use crate::{
+    content::{Content, ContentError, Rendered},
+    hours::Hours,
+};
 use bellwether_schemas::{
-    Channel,
+    Channel, Lane,
     definitions::{Definitions, Notify, Provider},
-    records::Event,
+    records::{Event, Notification},
 };
 use condition::{Condition, variables};
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 /// One thing that is wrong with definitions.
@@ -84,7 +89,25 @@ pub struct Compiled {
     /// What the addresses of a provider begin with, of those that do not serve all of their channel.
     prefixes: HashMap<String, &'static str>,
     content: Content,
+    /// Of each flow, by name.
+    terms: HashMap<String, Terms>,
+    /// Of what no flow asked for that is there: transactional, bulk.
+    other_terms: [Terms; 2],
+    zone: TimeZone,
     remarks: Vec<Finding>,
+}
+
+/// How a flow's notifications are treated by the router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What caps count it as.
+    pub category: String,
+    /// 0 to 9: the greater, the more important.
+    pub priority: u8,
+    /// When it may go out.
+    pub hours: Hours,
+    /// Over which time a flow's messages are spread.
+    pub spread: Duration,
 }
 
 impl fmt::Debug for Compiled {
@@ -133,6 +156,9 @@ impl Compiled {
             providers: parts.providers,
             prefixes: parts.prefixes,
             content: parts.content,
+            terms: parts.terms,
+            other_terms: parts.other_terms,
+            zone: parts.zone,
             remarks: parts.remarks,
         })
     }
@@ -209,6 +235,20 @@ impl Compiled {
             }
         }
         order.into_iter().next()
+    }
+
+    /// How a notification is treated, by what its flow says now.
+    #[must_use]
+    pub fn terms(&self, notification: &Notification) -> &Terms {
+        let [transactional, bulk] = &self.other_terms;
+        let other = if notification.lane == Lane::Transactional { transactional } else { bulk };
+        self.terms.get(&notification.flow).unwrap_or(other)
+    }
+
+    /// The zone of members who have none of their own.
+    #[must_use]
+    pub const fn zone(&self) -> &TimeZone {
+        &self.zone
     }
 
     /// Whether a template can speak on a channel at all.

@@ -3,6 +3,7 @@
 
 use bellwether_processors::{
     Facts, Incoming, Output, Processor,
+    caps::History,
     definitions::{Compiled, Projects, ProviderCheck},
     deliver::{Tried, settle},
     flow::Flow,
@@ -63,6 +64,7 @@ fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notificatio
         expires_at: None,
         accepted_at: NOW,
         data: r#"{"total":11.0}"#.into(),
+        round: 0,
     }
 }
 
@@ -198,15 +200,15 @@ fn the_router_reads_as_a_specification() {
     ];
     let project = project();
     for (sentence, notification, profile, outcome, channel) in rows {
-        let choice = choose(&notification, Some(&profile), &project, NOW);
+        let choice = choose(&notification, Some(&profile), &History::default(), &project, NOW);
         assert_eq!(choice.outcome, outcome, "{sentence}: {choice:?}");
         assert_eq!(choice.to.map(|(channel, _)| channel), channel, "{sentence}");
         assert!(!choice.trace.is_empty(), "{sentence}: no decision without a trace");
     }
-    let stranger = choose(&notification("both", Transactional, &[]), None, &project, NOW);
+    let stranger = choose(&notification("both", Transactional, &[]), None, &History::default(), &project, NOW);
     assert_eq!(stranger.outcome, Outcome::UnknownMember);
     let late = Notification { expires_at: Some(NOW), ..notification("both", Transactional, &[]) };
-    assert_eq!(choose(&late, Some(&reachable()), &project, NOW).outcome, Outcome::Expired);
+    assert_eq!(choose(&late, Some(&reachable()), &History::default(), &project, NOW).outcome, Outcome::Expired);
 }
 
 /// Runs one input over facts, and lays what it wrote over them.

@@ -113,6 +113,9 @@ pub struct Notification {
     pub accepted_at: Timestamp,
     /// The event's data, a JSON value.
     pub data: String,
+    /// How often it was deferred.
+    #[serde(default)]
+    pub round: i32,
 }
 
 /// A notification on one channel to one address, with all that rendering needs.
@@ -385,6 +388,10 @@ pub enum Outcome {
     NoTemplate,
     /// No provider is defined for a usable channel.
     NoProvider,
+    /// The member was sent as much as a cap allows.
+    Capped,
+    /// Not now: it is decided again later.
+    Deferred,
 }
 
 impl Outcome {
@@ -403,6 +410,8 @@ impl Outcome {
             Self::Suppressed => "suppressed",
             Self::NoTemplate => "no_template",
             Self::NoProvider => "no_provider",
+            Self::Capped => "capped",
+            Self::Deferred => "deferred",
         }
     }
 }

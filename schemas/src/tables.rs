@@ -4,8 +4,8 @@ use crate::{Channel, Timestamp, row, rows::Read};
 use uuid::Uuid;
 
 row! {
-    /// All that route needs of a member, in one partition: the profile (`kind` = [`PROFILE`], `id` empty) and one claim a recent
-    /// notification (`kind` = [`CLAIM`], `id` = notification). Fenced by the offset (plus one) of the record that caused the write.
+    /// All that route needs of a member, in one partition: the profile (`kind` = [`PROFILE`], `id` empty), one claim a recent
+    /// notification (`kind` = [`CLAIM`], `id` = notification) and what was sent lately (`kind` = [`SENT`], `id` = lane). Fenced by the offset (plus one) of the record that caused the write.
     MemberRow in "members" fenced {
         partition {
             /// Project.
@@ -40,7 +40,8 @@ row! {
             applied: Option<i64>,
             /// Claim: position of the claimant (law 2), `topic/partition/offset`.
             position: Option<String>,
-            /// Claim: the decision as it was taken, JSON; a redelivery emits it again, unchanged.
+            /// Claim: the decision as it was taken, JSON; a redelivery emits it again, unchanged. Sent: JSON list of what was decided to be sent,
+            /// as far as caps may count it, oldest first.
             decision: Option<String>,
         }
     }
@@ -72,6 +73,8 @@ impl MemberRow {
 
 /// `kind` of a member's profile.
 pub const PROFILE: &str = "profile";
+/// `kind` of what the member was sent lately, in the lane that `id` names.
+pub const SENT: &str = "sent";
 /// `kind` of a notification's claim.
 pub const CLAIM: &str = "claim";
 

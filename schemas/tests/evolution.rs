@@ -74,7 +74,7 @@ impl Released for MemberCommand {
 }
 
 impl Released for Notification {
-    fn sample(_version: u32) -> Self {
+    fn sample(version: u32) -> Self {
         Self {
             id: notification_id(),
             project: "shop".into(),
@@ -90,6 +90,7 @@ impl Released for Notification {
             expires_at: Some(LATER),
             accepted_at: ACCEPTED,
             data: r#"{"total":"12.50 €"}"#.into(),
+            round: if version < 3 { 0 } else { 2 },
         }
     }
 }

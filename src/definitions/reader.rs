@@ -9,8 +9,8 @@ use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
     definitions::{
-        ApprovedTemplate, Attachment, Button, Flow, Media, MediaKind, Notify, OnAmbiguous, Project, Provider, Secret,
-        Template, Tracking, Variant,
+        ApprovedTemplate, Attachment, Button, Cap, Exceed, Flow, Media, MediaKind, Notify, OnAmbiguous, Per, Project,
+        Provider, QuietHours, Secret, Template, Tracking, Variant, Weekday, Window,
     },
 };
 use serde_json::{Map, Value};
@@ -156,11 +156,27 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        let fields = self.fields(node, &["name", "default_locale", "default_region", "tracking"]);
+        const FIELDS: [&str; 8] =
+            ["name", "default_locale", "default_region", "time_zone", "quiet_hours", "holidays", "caps", "tracking"];
+        let fields = self.fields(node, &FIELDS);
         Project {
             name: self.required(&fields, "name", Self::text),
             default_locale: self.required(&fields, "default_locale", Self::text),
             default_region: self.optional(&fields, "default_region", Self::text),
+            time_zone: self.optional(&fields, "time_zone", Self::text),
+            quiet_hours: self.optional(&fields, "quiet_hours", |r, n| {
+                let fields = r.fields(n, &["from", "to"]);
+                Some(QuietHours {
+                    from: r.required(&fields, "from", Self::text),
+                    to: r.required(&fields, "to", Self::text),
+                })
+            }),
+            holidays: self.optional(&fields, "holidays", |r, n| r.list(n, Self::text)).unwrap_or_default(),
+            caps: self
+                .optional(&fields, "caps", |r, n| {
+                    Some(r.entries(n).iter().map(|entry| (entry.key.clone(), r.cap(&entry.value))).collect())
+                })
+                .unwrap_or_default(),
             tracking: self.optional(&fields, "tracking", Self::tracking),
         }
     }
@@ -204,6 +220,40 @@ impl Reader {
                 None
             }
         }
+    }
+
+    fn cap(&mut self, node: &Node) -> Cap {
+        let fields = self.fields(node, &["most", "per", "categories", "channels", "exceed", "keep"]);
+        let exceed = [("drop", Exceed::Drop), ("defer", Exceed::Defer)];
+        Cap {
+            most: self.required(&fields, "most", Self::whole_number),
+            per: self.required(&fields, "per", |r, n| r.per(n).map(Some)).unwrap_or(Per::Day),
+            categories: self.required(&fields, "categories", |r, n| r.list(n, Self::text)),
+            channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
+            exceed: self.optional(&fields, "exceed", |r, n| r.choice(n, "policy", &exceed)).unwrap_or_default(),
+            keep: self
+                .optional(&fields, "keep", |r, n| {
+                    let mut keep = BTreeMap::new();
+                    for entry in r.entries(n) {
+                        let Ok(priority) = entry.key.parse() else {
+                            r.error(entry.at, format!("`{}` is no priority", entry.key), "write a number from 1 to 9");
+                            continue;
+                        };
+                        keep.extend(r.whole_number(&entry.value).map(|places: u32| (priority, places)));
+                    }
+                    Some(keep)
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    /// `day`, `week`, or `{hours: N}`.
+    fn per(&mut self, node: &Node) -> Option<Per> {
+        if matches!(node.kind, Kind::Map(_)) {
+            let fields = self.fields(node, &["hours"]);
+            return Some(Per::Hours(self.required(&fields, "hours", Self::whole_number)));
+        }
+        self.choice(node, "time", &[("day", Per::Day), ("week", Per::Week)])
     }
 
     /// `providers.yaml`.
@@ -369,24 +419,49 @@ impl Reader {
                 Some(node) => self.notify(node),
                 None => {
                     self.required(&fields, "notify", |_, _| Some(()));
-                    Notify {
-                        template: String::new(),
-                        lane: Lane::Bulk,
-                        channels: Vec::new(),
-                        expires_after_seconds: None,
-                    }
+                    Notify::default()
                 }
             },
         }
     }
 
     fn notify(&mut self, node: &Node) -> Notify {
-        let fields = self.fields(node, &["template", "lane", "channels", "expires_after_seconds"]);
+        const FIELDS: [&str; 9] = [
+            "template",
+            "lane",
+            "category",
+            "priority",
+            "quiet",
+            "window",
+            "spread_seconds",
+            "channels",
+            "expires_after_seconds",
+        ];
+        let fields = self.fields(node, &FIELDS);
         Notify {
             template: self.required(&fields, "template", Self::text),
             lane: self.required(&fields, "lane", |r, n| r.lane(n).map(Some)).unwrap_or(Lane::Bulk),
+            category: self.optional(&fields, "category", Self::text),
+            priority: self.optional(&fields, "priority", Self::whole_number).unwrap_or_default(),
+            quiet: self.optional(&fields, "quiet", Self::boolean),
+            window: self.optional(&fields, "window", |r, n| Some(r.window(n))),
+            spread_seconds: self.optional(&fields, "spread_seconds", Self::whole_number),
             channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             expires_after_seconds: self.optional(&fields, "expires_after_seconds", Self::whole_number),
+        }
+    }
+}
+
+impl Reader {
+    fn window(&mut self, node: &Node) -> Window {
+        let days = Weekday::ALL.map(|day| (day.name(), day));
+        let fields = self.fields(node, &["from", "to", "days"]);
+        Window {
+            from: self.required(&fields, "from", Self::text),
+            to: self.required(&fields, "to", Self::text),
+            days: self
+                .optional(&fields, "days", |r, n| r.list(n, |r, n| r.choice(n, "day", &days)))
+                .unwrap_or_default(),
         }
     }
 }

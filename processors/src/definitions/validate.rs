@@ -2,28 +2,36 @@
 //! A rule only says what is wrong; it changes nothing.
 
 use super::{
-    CheckProvider, CompiledFlow, Finding, SettingProblem,
+    CheckProvider, CompiledFlow, Finding, SettingProblem, Terms,
     condition::{Condition, variables},
     names::{canonical_locale, did_you_mean, is_project_name, name_problem, nearest},
 };
-use crate::content::{self, Content};
+use crate::{
+    caps,
+    content::{self, Content},
+    hours::{self, Hours},
+};
 use bellwether_schemas::{
-    Channel, Timestamp,
-    definitions::{Definitions, Flow, Template, Tracking, Variant},
+    Channel, Lane, Timestamp,
+    definitions::{Definitions, Flow, Notify, Per, Template, Tracking, Variant},
     records::Event,
     segments::{
         Encoding::{Gsm7, Ucs2},
         Segments, only_foreign, segments,
     },
 };
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 /// Twilio takes no longer body (its error 21617).
 const MAX_SMS_CHARACTERS: usize = 1600;
+/// The greatest priority of a notification.
+const MAX_PRIORITY: u8 = 9;
 /// Calls at once that a claim window may hold: one bit each in a commit's metadata (law 2).
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=4096;
 
@@ -38,6 +46,9 @@ pub(super) struct Parts {
     pub(super) providers: BTreeMap<Channel, Vec<String>>,
     pub(super) prefixes: HashMap<String, &'static str>,
     pub(super) content: Content,
+    pub(super) terms: HashMap<String, Terms>,
+    pub(super) other_terms: [Terms; 2],
+    pub(super) zone: TimeZone,
     /// What is allowed and worth a look.
     pub(super) remarks: Vec<Finding>,
 }
@@ -55,11 +66,23 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Resu
         unserved_channels(document, providers, &mut findings);
     }
     let flows_by_type = flows(document, &mut findings);
+    let zone = zone(document, &mut findings);
+    caps(document, &mut findings);
+    let terms = document.flows.iter().map(|(name, flow)| {
+        let path = format!("flows.{name}.notify");
+        (name.clone(), terms(&path, document, &flow.notify, &mut findings))
+    });
+    let terms: HashMap<_, _> = terms.collect();
+    // What the project says was told of already, if it is wrong.
+    let other_terms = Lane::ALL.map(|lane| {
+        let hours = project_hours(document, lane == Lane::Bulk).unwrap_or_default();
+        Terms { category: category_of(lane).into(), priority: 0, hours, spread: Duration::ZERO }
+    });
     let Findings { mut all, remarks } = findings;
     all.sort();
     all.dedup();
     match providers {
-        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, prefixes, content, remarks }),
+        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, prefixes, content, terms, other_terms, zone, remarks }),
         _ => Err(all),
     }
 }
@@ -617,4 +640,102 @@ fn sample_event(document: &Definitions, flow: &Flow, template: &Template) -> (Ev
         data: String::new(),
     };
     (event, data)
+}
+
+/// The zone of members who have none of their own.
+fn zone(document: &Definitions, findings: &mut Findings) -> TimeZone {
+    let name = document.project.time_zone.as_deref().unwrap_or("UTC");
+    hours::zone(name).unwrap_or_else(|| {
+        let remedy = "use an IANA name, such as `Europe/Madrid`";
+        findings.add("project.time_zone", format!("`{name}` is no time zone"), remedy);
+        TimeZone::UTC
+    })
+}
+
+/// Quiet hours and holidays of the project, where they are to be kept.
+fn project_hours(document: &Definitions, kept: bool) -> Result<Hours, hours::BadTime> {
+    let project = &document.project;
+    let (quiet, holidays) = if kept { (project.quiet_hours.as_ref(), &project.holidays[..]) } else { (None, &[][..]) };
+    Hours::new(quiet, None, holidays)
+}
+
+/// What caps count a lane's messages as, where their flow says nothing.
+const fn category_of(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Transactional => "transactional",
+        Lane::Bulk => "marketing",
+    }
+}
+
+fn terms(path: &str, document: &Definitions, notify: &Notify, findings: &mut Findings) -> Terms {
+    if notify.priority > MAX_PRIORITY {
+        findings.add(format!("{path}.priority"), format!("priority is {}", notify.priority), "use 0 to 9");
+    }
+    if let Some(category) = &notify.category {
+        findings.name(&format!("{path}.category"), category);
+    }
+    let kept = notify.quiet.unwrap_or(notify.lane == Lane::Bulk);
+    let mut hours = project_hours(document, kept).unwrap_or_default();
+    if let Some(window) = &notify.window {
+        match Hours::new(None, Some(window), &[]) {
+            Ok(of_flow) => {
+                if of_flow.window.is_some_and(|(from, to)| from >= to) {
+                    let remedy = "let it open before it closes; a night is two windows, or the project's quiet hours";
+                    findings.add(format!("{path}.window.to"), "the window has no width", remedy);
+                }
+                (hours.window, hours.days) = (of_flow.window, of_flow.days);
+            }
+            Err(error) => findings.add(format!("{path}.window"), error.to_string(), "correct it"),
+        }
+    }
+    let category = notify.category.clone().unwrap_or_else(|| category_of(notify.lane).into());
+    let spread = Duration::from_secs(notify.spread_seconds.unwrap_or(0));
+    Terms { category, priority: notify.priority, hours, spread }
+}
+
+fn caps(document: &Definitions, findings: &mut Findings) {
+    let project = &document.project;
+    for (name, problem) in [
+        ("quiet_hours", Hours::new(project.quiet_hours.as_ref(), None, &[]).err()),
+        ("holidays", Hours::new(None, None, &project.holidays).err()),
+    ] {
+        if let Some(problem) = problem {
+            findings.add(format!("project.{name}"), problem.to_string(), "correct it");
+        }
+    }
+    let used: BTreeSet<String> = document
+        .flows
+        .values()
+        .map(|flow| flow.notify.category.clone().unwrap_or_else(|| category_of(flow.notify.lane).into()))
+        .chain(Lane::ALL.map(|lane| category_of(lane).into()))
+        .collect();
+    for (name, cap) in &project.caps {
+        let path = format!("project.caps.{name}");
+        findings.name(&path, name);
+        if cap.most > caps::MOST {
+            findings.add(format!("{path}.most"), format!("most is {}", cap.most), format!("use at most {}", caps::MOST));
+        }
+        if let Per::Hours(hours) = cap.per
+            && !(1..=caps::LONGEST_HOURS).contains(&hours)
+        {
+            let remedy = format!("use 1 to {} hours", caps::LONGEST_HOURS);
+            findings.add(format!("{path}.per.hours"), format!("the window has {hours} hours"), remedy);
+        }
+        if cap.categories.is_empty() {
+            let remedy = "name those that it counts, such as `marketing`";
+            findings.add(format!("{path}.categories"), "the cap counts no category", remedy);
+        }
+        for category in cap.categories.iter().filter(|category| !used.contains(*category)) {
+            let hint = did_you_mean(category, used.iter().map(String::as_str));
+            let remedy = format!("use one that a flow has: {}", used.iter().cloned().collect::<Vec<_>>().join(", "));
+            findings.add(format!("{path}.categories"), format!("no flow is of the category `{category}`{hint}"), remedy);
+        }
+        if cap.keep.values().sum::<u32>() > cap.most {
+            let remedy = "keep fewer than there are, or allow more";
+            findings.add(format!("{path}.keep"), "more places are kept than there are", remedy);
+        }
+        if let Some(priority) = cap.keep.keys().find(|priority| !(1..=MAX_PRIORITY).contains(*priority)) {
+            findings.add(format!("{path}.keep"), format!("places are kept for priority {priority}"), "use 1 to 9");
+        }
+    }
 }
