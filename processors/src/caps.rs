@@ -156,7 +156,14 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_780_315_200_000);
 
     fn cap(most: u32, per: Per) -> Cap {
-        Cap { most, per, categories: vec!["marketing".into()], channels: Vec::new(), exceed: Exceed::Drop, keep: BTreeMap::new() }
+        Cap {
+            most,
+            per,
+            categories: vec!["marketing".into()],
+            channels: Vec::new(),
+            exceed: Exceed::Drop,
+            keep: BTreeMap::new(),
+        }
     }
 
     /// Marketing by e-mail, so many hours before now.
@@ -164,7 +171,12 @@ mod tests {
         let mut history = History::default();
         for (n, hours) in hours.iter().enumerate() {
             let id = NotificationId(uuid_of(n));
-            history.0.push(Sent { id, at: Timestamp(NOW.0 - hours * HOUR), channel: Channel::Email, category: "marketing".into() });
+            history.0.push(Sent {
+                id,
+                at: Timestamp(NOW.0 - hours * HOUR),
+                channel: Channel::Email,
+                category: "marketing".into(),
+            });
         }
         history
     }
@@ -195,9 +207,23 @@ mod tests {
             ("a day is the member's day", cap(2, Per::Day), &[1, 13], marketing, "Asia/Kolkata", Some((2, 2, 6))),
             ("the week began today", cap(2, Per::Week), &[1, 13], marketing, "UTC", None),
             ("the week is used up until Monday", cap(2, Per::Week), &[1, 2], marketing, "UTC", Some((2, 2, 156))),
-            ("a sliding window frees as it slides", cap(2, Per::Hours(24)), &[1, 23], marketing, "UTC", Some((2, 2, 1))),
+            (
+                "a sliding window frees as it slides",
+                cap(2, Per::Hours(24)),
+                &[1, 23],
+                marketing,
+                "UTC",
+                Some((2, 2, 1)),
+            ),
             ("its end is out of it", cap(2, Per::Hours(24)), &[1, 24], marketing, "UTC", None),
-            ("more than it allows was sent: two must go", cap(1, Per::Hours(24)), &[1, 23], marketing, "UTC", Some((2, 1, 23))),
+            (
+                "more than it allows was sent: two must go",
+                cap(1, Per::Hours(24)),
+                &[1, 23],
+                marketing,
+                "UTC",
+                Some((2, 1, 23)),
+            ),
             ("another category is not its business", cap(1, Per::Day), &[1, 2], receipt, "UTC", None),
             ("nor is another channel", of_sms.clone(), &[1, 2], marketing, "UTC", None),
             ("nor do the others' messages count for it", of_sms, &[1, 2], text, "UTC", None),

@@ -1,7 +1,10 @@
 //! When a member may be told something: quiet hours, send windows and holidays, by the clock on the member's own wall. [`next`] is the decision.
 //! Whether a notification cares for any of them is said by its flow.
 
-use bellwether_schemas::{Timestamp, definitions::{QuietHours, Weekday, Window}};
+use bellwether_schemas::{
+    Timestamp,
+    definitions::{QuietHours, Weekday, Window},
+};
 use jiff::{
     ToSpan as _,
     civil::{Date, DateTime, Time},
@@ -135,7 +138,7 @@ pub fn next(hours: &Hours, zone: &TimeZone, now: Timestamp) -> Option<(Timestamp
         first = first.or(Some(obstacle));
         // In spring the time may not exist: then the first moment after the gap. In autumn it may come twice, the first time perhaps before now.
         let ambiguous = zone.to_ambiguous_timestamp(over);
-        let earlier = ambiguous.clone().earlier().ok()?;
+        let earlier = ambiguous.earlier().ok()?;
         let over = if earlier > at { ambiguous.compatible().ok()? } else { ambiguous.later().ok()? };
         // A clock that is set back within quiet hours: they end an hour later.
         at = if over > at { over } else { at.checked_add(1.hour()).ok()? };
@@ -174,22 +177,99 @@ mod tests {
         // In words; the rules, the zone, now, then, what stood against now.
         for (what, hours, zone, now, then, obstacle) in [
             ("by day, at once", night(), "Europe/Madrid", "2026-06-01T10:00:00Z", "2026-06-01T10:00:00Z", None),
-            ("late, next morning", night(), "Europe/Madrid", "2026-06-01T21:00:00Z", "2026-06-02T06:00:00Z", Some(QuietHours)),
-            ("after midnight, this morning", night(), "Europe/Madrid", "2026-06-01T23:00:00Z", "2026-06-02T06:00:00Z", Some(QuietHours)),
-            ("the first minute of the night is night", night(), "UTC", "2026-06-01T22:00:00Z", "2026-06-02T08:00:00Z", Some(QuietHours)),
-            ("the last minute of the night is over", night(), "UTC", "2026-06-01T08:00:00Z", "2026-06-01T08:00:00Z", None),
-            ("elsewhere it is day", night(), "America/Argentina/Buenos_Aires", "2026-06-01T23:00:00Z", "2026-06-01T23:00:00Z", None),
+            (
+                "late, next morning",
+                night(),
+                "Europe/Madrid",
+                "2026-06-01T21:00:00Z",
+                "2026-06-02T06:00:00Z",
+                Some(QuietHours),
+            ),
+            (
+                "after midnight, this morning",
+                night(),
+                "Europe/Madrid",
+                "2026-06-01T23:00:00Z",
+                "2026-06-02T06:00:00Z",
+                Some(QuietHours),
+            ),
+            (
+                "the first minute of the night is night",
+                night(),
+                "UTC",
+                "2026-06-01T22:00:00Z",
+                "2026-06-02T08:00:00Z",
+                Some(QuietHours),
+            ),
+            (
+                "the last minute of the night is over",
+                night(),
+                "UTC",
+                "2026-06-01T08:00:00Z",
+                "2026-06-01T08:00:00Z",
+                None,
+            ),
+            (
+                "elsewhere it is day",
+                night(),
+                "America/Argentina/Buenos_Aires",
+                "2026-06-01T23:00:00Z",
+                "2026-06-01T23:00:00Z",
+                None,
+            ),
             ("a nap within the day", nap(), "UTC", "2026-06-01T14:00:00Z", "2026-06-01T15:00:00Z", Some(QuietHours)),
-            ("half an hour's zone", night(), "Asia/Kolkata", "2026-06-01T17:00:00Z", "2026-06-02T02:30:00Z", Some(QuietHours)),
-            ("before the window, when it opens", office(), "UTC", "2026-06-01T07:00:00Z", "2026-06-01T09:00:00Z", Some(Window)),
+            (
+                "half an hour's zone",
+                night(),
+                "Asia/Kolkata",
+                "2026-06-01T17:00:00Z",
+                "2026-06-02T02:30:00Z",
+                Some(QuietHours),
+            ),
+            (
+                "before the window, when it opens",
+                office(),
+                "UTC",
+                "2026-06-01T07:00:00Z",
+                "2026-06-01T09:00:00Z",
+                Some(Window),
+            ),
             ("after it, tomorrow", office(), "UTC", "2026-06-01T18:00:00Z", "2026-06-02T09:00:00Z", Some(Window)),
-            ("on Friday evening, on Monday", office(), "UTC", "2026-06-05T20:00:00Z", "2026-06-08T09:00:00Z", Some(Window)),
+            (
+                "on Friday evening, on Monday",
+                office(),
+                "UTC",
+                "2026-06-05T20:00:00Z",
+                "2026-06-08T09:00:00Z",
+                Some(Window),
+            ),
             ("over the holidays", feast(), "UTC", "2026-12-24T23:00:00Z", "2026-12-27T08:00:00Z", Some(QuietHours)),
             ("on a holiday", feast(), "UTC", "2026-12-25T12:00:00Z", "2026-12-27T08:00:00Z", Some(Holiday)),
             // Madrid 2026-03-29: 02:00 becomes 03:00. 2026-10-25: 03:00 becomes 02:00.
-            ("an end that does not exist", hours(Some(("22:00", "02:30")), None, &[]), "Europe/Madrid", "2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z", Some(QuietHours)),
-            ("an end that comes twice, before the first", hours(Some(("22:00", "02:30")), None, &[]), "Europe/Madrid", "2026-10-24T23:00:00Z", "2026-10-25T00:30:00Z", Some(QuietHours)),
-            ("an end that comes twice, after the first", hours(Some(("22:00", "02:30")), None, &[]), "Europe/Madrid", "2026-10-25T01:10:00Z", "2026-10-25T01:30:00Z", Some(QuietHours)),
+            (
+                "an end that does not exist",
+                hours(Some(("22:00", "02:30")), None, &[]),
+                "Europe/Madrid",
+                "2026-03-29T00:30:00Z",
+                "2026-03-29T01:30:00Z",
+                Some(QuietHours),
+            ),
+            (
+                "an end that comes twice, before the first",
+                hours(Some(("22:00", "02:30")), None, &[]),
+                "Europe/Madrid",
+                "2026-10-24T23:00:00Z",
+                "2026-10-25T00:30:00Z",
+                Some(QuietHours),
+            ),
+            (
+                "an end that comes twice, after the first",
+                hours(Some(("22:00", "02:30")), None, &[]),
+                "Europe/Madrid",
+                "2026-10-25T01:10:00Z",
+                "2026-10-25T01:30:00Z",
+                Some(QuietHours),
+            ),
         ] {
             let zone = super::zone(zone).unwrap();
             assert_eq!(next(&hours, &zone, at(now)), Some((at(then), obstacle)), "{what}");
@@ -209,7 +289,8 @@ mod tests {
         assert_eq!(time("08:05").unwrap(), Time::constant(8, 5, 0, 0));
     }
 
-    const ZONES: [&str; 6] = ["UTC", "Europe/Madrid", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kolkata", "Africa/Casablanca"];
+    const ZONES: [&str; 6] =
+        ["UTC", "Europe/Madrid", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kolkata", "Africa/Casablanca"];
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]

@@ -224,8 +224,7 @@ pub fn choose(
         return deferred(until, detail, trace);
     }
     // The rejection that came nearest to sending tells most about what to change.
-    let nearest =
-        [Outcome::Capped, Outcome::NoOptIn, Outcome::Suppressed, Outcome::NoAddress, Outcome::NoTemplate];
+    let nearest = [Outcome::Capped, Outcome::NoOptIn, Outcome::Suppressed, Outcome::NoAddress, Outcome::NoTemplate];
     let outcome = nearest.into_iter().find(|outcome| rejections.iter().any(|rejection| rejection.outcome == *outcome));
     none(outcome.unwrap_or(Outcome::NoProvider), detail, trace)
 }
@@ -314,12 +313,7 @@ fn order(named: &[Channel], preferred: &[Channel]) -> Vec<Channel> {
 }
 
 /// The address by which this channel may be used, or the first rule that forbids it.
-fn look(
-    channel: Channel,
-    n: &Notification,
-    profile: &Profile,
-    project: &Compiled,
-) -> Result<String, Rejection> {
+fn look(channel: Channel, n: &Notification, profile: &Profile, project: &Compiled) -> Result<String, Rejection> {
     if !project.has_variant(&n.template, channel) {
         let detail = format!("template `{}` has no {channel} variant", n.template);
         return Err(Rejection::new(Outcome::NoTemplate, detail));
@@ -353,12 +347,7 @@ fn look(
     }
 }
 
-fn claimed(
-    n: &Notification,
-    choice: &Choice,
-    here: &str,
-    position: Position,
-) -> Result<Write, Refusal> {
+fn claimed(n: &Notification, choice: &Choice, here: &str, position: Position) -> Result<Write, Refusal> {
     let decision = serde_json::to_string(choice).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
     let row = MemberRow {
         updated_at: Some(choice.at),

@@ -82,7 +82,10 @@ fn notification(flow: &str, n: u32) -> Notification {
 fn member() -> Profile {
     let address = |text: &str| vec![Address::active(text.into(), DAY)];
     Profile {
-        addresses: BTreeMap::from([(Channel::Email, address("m@example.com")), (Channel::Sms, address("+34600000001"))]),
+        addresses: BTreeMap::from([
+            (Channel::Email, address("m@example.com")),
+            (Channel::Sms, address("+34600000001")),
+        ]),
         opt_ins: BTreeMap::from([(Channel::Email, true), (Channel::Sms, true)]),
         ..Profile::default()
     }
@@ -105,7 +108,8 @@ fn sent(channel: Channel, category: &str, count: u32, now: Timestamp) -> History
 
 #[test]
 fn when_a_member_is_told() {
-    let daily = |exceed: &str| json!({"daily": {"most": 2, "per": "day", "categories": ["marketing"], "exceed": exceed}});
+    let daily =
+        |exceed: &str| json!({"daily": {"most": 2, "per": "day", "categories": ["marketing"], "exceed": exceed}});
     let of_mail = json!({"mail": {"most": 1, "per": "week", "categories": ["marketing"], "channels": ["email"]}});
     let keeping = json!({"daily": {"most": 3, "per": "day", "categories": ["marketing"], "keep": {"5": 1}}});
     let none = || json!({});
@@ -118,16 +122,56 @@ fn when_a_member_is_told() {
         ("a code comes at night", none(), n("code"), member(), History::default(), NIGHT, (Routed, None)),
         ("tips wait for the morning", none(), n("tips"), member(), History::default(), NIGHT, (Deferred, Some(9))),
         ("tips come by day", none(), n("tips"), member(), History::default(), DAY, (Routed, None)),
-        ("where the member is it is day", none(), n("tips"), in_zone("America/Lima"), History::default(), NIGHT, (Routed, None)),
+        (
+            "where the member is it is day",
+            none(),
+            n("tips"),
+            in_zone("America/Lima"),
+            History::default(),
+            NIGHT,
+            (Routed, None),
+        ),
         ("a flow may be loud", none(), n("loud"), member(), History::default(), NIGHT, (Routed, None)),
         ("and another calm", none(), n("calm"), member(), History::default(), NIGHT, (Deferred, Some(9))),
-        ("a window opens on Tuesday at nine", none(), n("office"), member(), History::default(), DAY, (Deferred, Some(19))),
-        ("what expires before the morning is not sent", none(), until(n("tips"), NIGHT.0 + 2 * HOUR), member(), History::default(), NIGHT, (Expired, None)),
-        ("what expires after it waits", none(), until(n("tips"), NIGHT.0 + 10 * HOUR), member(), History::default(), NIGHT, (Deferred, Some(9))),
+        (
+            "a window opens on Tuesday at nine",
+            none(),
+            n("office"),
+            member(),
+            History::default(),
+            DAY,
+            (Deferred, Some(19)),
+        ),
+        (
+            "what expires before the morning is not sent",
+            none(),
+            until(n("tips"), NIGHT.0 + 2 * HOUR),
+            member(),
+            History::default(),
+            NIGHT,
+            (Expired, None),
+        ),
+        (
+            "what expires after it waits",
+            none(),
+            until(n("tips"), NIGHT.0 + 10 * HOUR),
+            member(),
+            History::default(),
+            NIGHT,
+            (Deferred, Some(9)),
+        ),
         ("two a day are enough", daily("drop"), n("tips"), member(), full(DAY), DAY, (Capped, None)),
         ("or the third waits for tomorrow", daily("defer"), n("tips"), member(), full(DAY), DAY, (Deferred, Some(10))),
         ("a code is no marketing", daily("drop"), n("code"), member(), full(DAY), DAY, (Routed, None)),
-        ("codes use up no marketing", daily("drop"), n("tips"), member(), sent(Channel::Sms, "transactional", 9, DAY), DAY, (Routed, None)),
+        (
+            "codes use up no marketing",
+            daily("drop"),
+            n("tips"),
+            member(),
+            sent(Channel::Sms, "transactional", 9, DAY),
+            DAY,
+            (Routed, None),
+        ),
         ("one mail a week, then text", of_mail, n("tips"), member(), full(DAY), DAY, (Routed, None)),
         ("the last place is kept", keeping.clone(), n("tips"), member(), full(DAY), DAY, (Capped, None)),
         ("for an alert", keeping, n("alert"), member(), full(DAY), DAY, (Routed, None)),
@@ -179,7 +223,11 @@ fn a_deferred_notification_comes_back_and_is_claimed_anew() {
     let first = step(&route, &mut facts, 5, notification("tips", 1), NIGHT);
     let (due, again) = later(&first).expect("it waits");
     assert!(!sends(&first));
-    assert_eq!(later(&step(&route, &mut facts, 5, notification("tips", 1), NIGHT)), later(&first), "a redelivery says the same");
+    assert_eq!(
+        later(&step(&route, &mut facts, 5, notification("tips", 1), NIGHT)),
+        later(&first),
+        "a redelivery says the same"
+    );
     let copy = step(&route, &mut facts, 6, notification("tips", 1), due);
     assert!(later(&copy).is_none() && !sends(&copy), "a copy of the event neither waits nor is sent");
     assert!(sends(&step(&route, &mut facts, 7, again.clone(), due)));

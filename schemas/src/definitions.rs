@@ -20,7 +20,7 @@ pub struct Definitions {
 }
 
 /// A tenant: its name and defaults.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Project {
     /// 1 to 63 of `[a-z0-9-]`, beginning with a letter.

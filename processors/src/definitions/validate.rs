@@ -82,7 +82,9 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Resu
     all.sort();
     all.dedup();
     match providers {
-        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, prefixes, content, terms, other_terms, zone, remarks }),
+        Some(providers) if all.is_empty() => {
+            Ok(Parts { flows_by_type, providers, prefixes, content, terms, other_terms, zone, remarks })
+        }
         _ => Err(all),
     }
 }
@@ -713,7 +715,11 @@ fn caps(document: &Definitions, findings: &mut Findings) {
         let path = format!("project.caps.{name}");
         findings.name(&path, name);
         if cap.most > caps::MOST {
-            findings.add(format!("{path}.most"), format!("most is {}", cap.most), format!("use at most {}", caps::MOST));
+            findings.add(
+                format!("{path}.most"),
+                format!("most is {}", cap.most),
+                format!("use at most {}", caps::MOST),
+            );
         }
         if let Per::Hours(hours) = cap.per
             && !(1..=caps::LONGEST_HOURS).contains(&hours)
@@ -728,7 +734,11 @@ fn caps(document: &Definitions, findings: &mut Findings) {
         for category in cap.categories.iter().filter(|category| !used.contains(*category)) {
             let hint = did_you_mean(category, used.iter().map(String::as_str));
             let remedy = format!("use one that a flow has: {}", used.iter().cloned().collect::<Vec<_>>().join(", "));
-            findings.add(format!("{path}.categories"), format!("no flow is of the category `{category}`{hint}"), remedy);
+            findings.add(
+                format!("{path}.categories"),
+                format!("no flow is of the category `{category}`{hint}"),
+                remedy,
+            );
         }
         if cap.keep.values().sum::<u32>() > cap.most {
             let remedy = "keep fewer than there are, or allow more";
