@@ -137,14 +137,21 @@ fn the_members_are_as_many_as_it_says() {
         let behaves = ["tempfail", "permfail", "reject-data", "slow", "silent", "full", "policy", "drop", "bounce"];
         let browser = browsers.get(&row["client_user_id"]).map_or("", String::as_str);
         let others = ["whatsapp", "telegram", "app_push", "webhook"];
-        for (count_name, column) in ["with_whatsapp", "with_telegram", "with_app_push", "with_webhook"].into_iter().zip(others) {
+        for (count_name, column) in
+            ["with_whatsapp", "with_telegram", "with_app_push", "with_webhook"].into_iter().zip(others)
+        {
             count(count_name, !row[column].is_empty());
         }
         count("with_browser", !browser.is_empty());
         let addresses = others.map(|column| row[column].as_str()).into_iter().chain([browser]);
-        let ends = |address: &str| address.get(address.len().saturating_sub(4)..).is_some_and(|end| ("0001"..="0009").contains(&end));
+        let ends = |address: &str| {
+            address.get(address.len().saturating_sub(4)..).is_some_and(|end| ("0001"..="0009").contains(&end))
+        };
         let special = addresses.into_iter().any(ends);
-        count("with_receiver_behaviour", special || last_four <= 9 || behaves.iter().any(|name| local_part.starts_with(name)));
+        count(
+            "with_receiver_behaviour",
+            special || last_four <= 9 || behaves.iter().any(|name| local_part.starts_with(name)),
+        );
         assert!(number.is_none_or(|number| numbers.insert(number)), "a phone is there twice");
         count("without_email", row["email"].is_empty());
         count("without_phone", row["phone"].is_empty());

@@ -365,8 +365,15 @@ async fn kills_lose_nothing_on_any_channel() {
     let mut csv = String::from("client_user_id,email,phone,whatsapp,telegram,app_push,webhook\n");
     for n in 0..MEMBERS {
         let app = if n % 2 == 0 { format!("fcm:token{}", 2000 + n) } else { format!("apns:{:064x}", 0x2000 + n) };
-        writeln!(csv, "m{n},m{n}@example.com,+34600{:06},+34600{:06},7{},{app},crm-{}", 2000 + n, 2000 + n, 2000 + n, 2000 + n)
-            .unwrap();
+        writeln!(
+            csv,
+            "m{n},m{n}@example.com,+34600{:06},+34600{:06},7{},{app},crm-{}",
+            2000 + n,
+            2000 + n,
+            2000 + n,
+            2000 + n
+        )
+        .unwrap();
     }
     assert_eq!(world.import_csv(csv.into_bytes()).await.unwrap().accepted, MEMBERS as u64);
     for n in 0..MEMBERS {
@@ -375,7 +382,8 @@ async fn kills_lose_nothing_on_any_channel() {
 
     let mut moments: Vec<usize> = (0..KILLS).map(|_| random.random_range(0..EACH * 9 / 10)).collect();
     moments.sort_unstable();
-    let events = (0..EACH).flat_map(|n| Channel::ALL.map(|channel| event(&format!("to.{channel}"), n, MEMBERS))).collect();
+    let events =
+        (0..EACH).flat_map(|n| Channel::ALL.map(|channel| event(&format!("to.{channel}"), n, MEMBERS))).collect();
     let killing = async {
         for at in moments {
             let reached = world.mail.wait_for(|received| received.order.len() >= at, PATIENCE).await;
@@ -464,13 +472,16 @@ fn every_channel(world: &World) -> Definitions {
 async fn sent_by_channel(world: &World) -> BTreeMap<String, u64> {
     let stats = world.get(&format!("/v1/stats?{}&group_by=channel", two_days())).await.unwrap_or_default();
     let rows = stats["rows"].as_array().cloned().unwrap_or_default();
-    rows.iter().filter_map(|row| Some((row["channel"].as_str()?.to_owned(), row["metrics"]["sent"].as_u64()?))).collect()
+    rows.iter()
+        .filter_map(|row| Some((row["channel"].as_str()?.to_owned(), row["metrics"]["sent"].as_u64()?)))
+        .collect()
 }
 
 /// Dead letters of what was perhaps sent.
 async fn held(world: &World) -> u64 {
     let listed = world.get(&format!("/v1/dead-letters?{}&limit=1000", two_days())).await.unwrap_or_default();
-    listed["dead_letters"].as_array().into_iter().flatten().filter(|letter| letter["reason"] == "ambiguous").count() as u64
+    listed["dead_letters"].as_array().into_iter().flatten().filter(|letter| letter["reason"] == "ambiguous").count()
+        as u64
 }
 
 /// With bulk piled up before a throttled provider, an urgent message leaves before at most one window of bulk ones: by order at the receiver.

@@ -7,12 +7,14 @@ use bellwether::{
     receivers::{HttpOptions, http::Event},
 };
 use bellwether_connectors::channels::{
-    Content, KINDS, Message, Push, Reference, SecondTry, Sink, Whatsapp, apns, build, channel_of, fcm, second_try, smtp, telegram,
-    twilio, web_push, webhook, whatsapp,
+    Content, KINDS, Message, Push, Reference, SecondTry, Sink, Whatsapp, apns, build, channel_of, fcm, second_try,
+    smtp, telegram, twilio, web_push, webhook, whatsapp,
 };
 use bellwether_schemas::{
     Channel, DeliveryId, Lane, NotificationId,
-    records::ErrorKind::{self, Ambiguous, InvalidAddress, OptedOut, Rejected, Throttled, Transient, Unauthorized, Unreachable},
+    records::ErrorKind::{
+        self, Ambiguous, InvalidAddress, OptedOut, Rejected, Throttled, Transient, Unauthorized, Unreachable,
+    },
 };
 use serde_json::{Map, Value, json};
 use std::{sync::Arc, time::Duration};

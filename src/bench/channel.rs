@@ -14,7 +14,9 @@ use crate::{
 };
 use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
-use bellwether_connectors::channels::{self, Accepted, KINDS, Message, SendError, Sink, apns, fcm, smtp, telegram, web_push};
+use bellwether_connectors::channels::{
+    self, Accepted, KINDS, Message, SendError, Sink, apns, fcm, smtp, telegram, web_push,
+};
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 use std::{
@@ -44,7 +46,8 @@ pub async fn run(asked: &Channel) -> anyhow::Result<Vec<Figure>> {
 
 async fn to_receiver(kind: &'static str, asked: &Channel) -> anyhow::Result<Vec<Figure>> {
     let folder = tempfile::tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(RECEIVER).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(RECEIVER).enable_all().build()?;
     let options = HttpOptions { keep: 0, max_concurrent: asked.in_flight as usize * 2, ..HttpOptions::default() };
     let path = folder.path().to_owned();
     let accounts = runtime.spawn(async move { Accounts::open(&path, &options).await }).await??;
@@ -88,7 +91,12 @@ async fn to_smtp_sink(asked: &Channel) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// Adds the figure of the pipeline, as a multiple of the first one.
-async fn with_pipeline(asked: &Channel, load: &Load, watch: &Watch, mut figures: Vec<Figure>) -> anyhow::Result<Vec<Figure>> {
+async fn with_pipeline(
+    asked: &Channel,
+    load: &Load,
+    watch: &Watch,
+    mut figures: Vec<Figure>,
+) -> anyhow::Result<Vec<Figure>> {
     let (mut figure, mut drained) = pipeline(asked, load, asked.options.messages, watch).await?;
     watch.forget();
     drained.paced(asked.rate, PACED_SECONDS).await?;

@@ -63,7 +63,8 @@ pub const RECEIVER: &str = "receiver";
 fn cpu_seconds() -> f64 {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
-    let receiver: f64 = stats.filter(|stat| stat.contains(&format!("({RECEIVER})"))).map(|stat| seconds(&stat, 11)).sum();
+    let receiver: f64 =
+        stats.filter(|stat| stat.contains(&format!("({RECEIVER})"))).map(|stat| seconds(&stat, 11)).sum();
     std::fs::read_to_string("/proc/self/stat").map_or(0.0, |stat| seconds(&stat, 11) - receiver)
 }
 

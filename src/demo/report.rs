@@ -162,7 +162,8 @@ impl Report {
                 equal(kind.name(), &told.of(channel, kind), theirs);
             }
         }
-        let of_members = |addresses: &BTreeSet<String>| addresses.iter().cloned().map(Message::Of).collect::<BTreeSet<_>>();
+        let of_members =
+            |addresses: &BTreeSet<String>| addresses.iter().cloned().map(Message::Of).collect::<BTreeSet<_>>();
         equal("left", &of_members(&left), &of_members(&got.left));
         if let Some(theirs) = &got.gone {
             equal("nobody's address", &of_members(&gone), &of_members(theirs));
@@ -170,7 +171,11 @@ impl Report {
         for kind in [ReceiptKind::Sent, ReceiptKind::Delivered, ReceiptKind::Opened] {
             let (ours, theirs) = (counted.get(kind.name()).copied().unwrap_or_default(), told.of(channel, kind).len());
             if ours != i64::try_from(theirs).unwrap_or(i64::MAX) {
-                differences.push((format!("{channel}: {}", kind.name()), usize::try_from(ours).unwrap_or_default(), theirs));
+                differences.push((
+                    format!("{channel}: {}", kind.name()),
+                    usize::try_from(ours).unwrap_or_default(),
+                    theirs,
+                ));
             }
         }
         for (what, ours, theirs) in differences {
@@ -324,7 +329,8 @@ impl Got {
     fn add(&mut self, channel: Channel, kind: &str, received: Received, told: &Told) {
         let mut by_id = BTreeMap::new();
         for taken in &received.messages {
-            let ours = delivery(kind, taken).or_else(|| told.by_provider_id.get(&(channel, taken.id.to_string())).copied());
+            let ours =
+                delivery(kind, taken).or_else(|| told.by_provider_id.get(&(channel, taken.id.to_string())).copied());
             let message = ours.map_or_else(|| Message::Of(taken.id.to_string()), Message::Ours);
             by_id.insert(std::sync::Arc::clone(&taken.id), message.clone());
             if taken.answered {

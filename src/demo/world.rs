@@ -113,9 +113,10 @@ impl World {
     /// # Errors
     /// The definitions do not load.
     pub fn definitions(&self, example: &Path) -> anyhow::Result<Definitions> {
-        let loaded = crate::definitions::load(example, &|name: &str| std::env::var(name).ok(), &check_provider).map_err(|findings| {
-            anyhow::anyhow!(findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-        })?;
+        let loaded = crate::definitions::load(example, &|name: &str| std::env::var(name).ok(), &check_provider)
+            .map_err(|findings| {
+                anyhow::anyhow!(findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+            })?;
         let mut definitions = loaded.document;
         definitions.project.name.clone_from(&self.project);
         for (name, provider) in &mut definitions.providers {
@@ -227,7 +228,8 @@ impl World {
     /// Callbacks and returned mail that are still on their way.
     #[must_use]
     pub fn pending(&self) -> u64 {
-        self.accounts.receivers().map(|(_, receiver)| receiver.pending()).sum::<u64>() + self.mail.snapshot().returns.pending
+        self.accounts.receivers().map(|(_, receiver)| receiver.pending()).sum::<u64>()
+            + self.mail.snapshot().returns.pending
     }
 
     /// Posts CloudEvents, one JSON text each; returns how many were accepted and the indices of the refused.

@@ -67,9 +67,8 @@ impl Apns {
         if *self.verified.lock().unwrap_or_else(PoisonError::into_inner) == token {
             return Ok(());
         }
-        let claims = jwt::es256(token, &self.key).filter(|(header, claims)| {
-            header["kid"] == self.key_id.as_str() && claims["iss"] == self.team_id.as_str()
-        });
+        let claims = jwt::es256(token, &self.key)
+            .filter(|(header, claims)| header["kid"] == self.key_id.as_str() && claims["iss"] == self.team_id.as_str());
         let Some((_, claims)) = claims else { return Err(refusal(StatusCode::FORBIDDEN, "InvalidProviderToken")) };
         if claims["iat"].as_u64().is_none_or(|iat| iat + TOKEN_LIFE < super::unix_seconds()) {
             return Err(refusal(StatusCode::FORBIDDEN, "ExpiredProviderToken"));

@@ -71,7 +71,8 @@ impl Fcm {
             let error = json!({"error": "invalid_grant", "error_description": "Invalid JWT Signature."});
             return Reply::refusal("invalid_grant", (StatusCode::BAD_REQUEST, Json(error)).into_response());
         }
-        let token = json!({"access_token": self.access_token.expose_secret(), "expires_in": 3599, "token_type": "Bearer"});
+        let token =
+            json!({"access_token": self.access_token.expose_secret(), "expires_in": 3599, "token_type": "Bearer"});
         Reply::other(Json(token).into_response())
     }
 }

@@ -24,15 +24,19 @@ fn parts(token: &str) -> Option<Parts<'_>> {
     let (input, signature) = token.rsplit_once('.')?;
     let (header, claims) = input.split_once('.')?;
     let read = |part: &str| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
-    Some(Parts { input, signature: URL_SAFE_NO_PAD.decode(signature).ok()?, header: read(header)?, claims: read(claims)? })
+    Some(Parts {
+        input,
+        signature: URL_SAFE_NO_PAD.decode(signature).ok()?,
+        header: read(header)?,
+        claims: read(claims)?,
+    })
 }
 
 /// Header and claims of a token that was signed with ECDSA on P-256 by the owner of this key.
 pub(super) fn es256<T: HasPublic>(token: &str, key: &EcKeyRef<T>) -> Option<(Value, Value)> {
     let Parts { input, signature, header, claims } = parts(token).filter(|parts| parts.header["alg"] == "ES256")?;
     let (r, s) = signature.split_at_checked(32).filter(|(_, s)| s.len() == 32)?;
-    let signature =
-        EcdsaSig::from_private_components(BigNum::from_slice(r).ok()?, BigNum::from_slice(s).ok()?).ok()?;
+    let signature = EcdsaSig::from_private_components(BigNum::from_slice(r).ok()?, BigNum::from_slice(s).ok()?).ok()?;
     signature.verify(&sha256(input.as_bytes()), key).ok()?.then_some((header, claims))
 }
 

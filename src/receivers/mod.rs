@@ -134,7 +134,8 @@ mod test_support {
     }
 
     pub(super) async fn receiver_with(contract: impl Contract, options: HttpOptions) -> HttpReceiver {
-        let options = HttpOptions { callback_patience: options.callback_patience.min(Duration::from_secs(20)), ..options };
+        let options =
+            HttpOptions { callback_patience: options.callback_patience.min(Duration::from_secs(20)), ..options };
         HttpReceiver::start(([127, 0, 0, 1], 0).into(), Arc::new(contract), options).await.unwrap()
     }
 

@@ -89,9 +89,7 @@ impl Contract for Telegram {
     fn refuse(&self, why: Refusal) -> Reply {
         match why {
             Refusal::Nobody => bad("Bad Request: chat not found"),
-            Refusal::OptedOut => {
-                refusal(StatusCode::FORBIDDEN, "Forbidden: bot was blocked by the user", Value::Null)
-            }
+            Refusal::OptedOut => refusal(StatusCode::FORBIDDEN, "Forbidden: bot was blocked by the user", Value::Null),
             Refusal::Throttled => {
                 let words = "Too Many Requests: retry after 1";
                 refusal(StatusCode::TOO_MANY_REQUESTS, words, json!({"retry_after": 1}))
@@ -117,13 +115,12 @@ impl Contract for Telegram {
         match event {
             Event::Left => {
                 let chat = json!({"id": draft.to.parse::<i64>().unwrap_or_default(), "type": "private"});
-                let member = json!({"chat": chat, "date": super::unix_seconds(), "new_chat_member": {"status": "kicked"}});
+                let member =
+                    json!({"chat": chat, "date": super::unix_seconds(), "new_chat_member": {"status": "kicked"}});
                 let update = json!({"update_id": id.parse::<u64>().unwrap_or_default(), "my_chat_member": member});
                 let secret = self.secret.expose_secret().to_owned();
-                let headers = vec![
-                    ("Content-Type", "application/json".into()),
-                    ("X-Telegram-Bot-Api-Secret-Token", secret),
-                ];
+                let headers =
+                    vec![("Content-Type", "application/json".into()), ("X-Telegram-Bot-Api-Secret-Token", secret)];
                 let (method, url) = (Method::POST, home.to_owned());
                 vec![Outgoing { method, url, headers, body: update.to_string().into_bytes() }]
             }
@@ -149,7 +146,10 @@ mod tests {
             post(&url, &[], json!({"chat_id": chat, "text": text, "parse_mode": "HTML"}).to_string()).await
         };
         let (status, answer) = send(7_000_010, "hola").await;
-        assert_eq!((status, &answer["result"]["message_id"], &answer["result"]["chat"]["id"]), (200, &json!(1), &json!(7_000_010)));
+        assert_eq!(
+            (status, &answer["result"]["message_id"], &answer["result"]["chat"]["id"]),
+            (200, &json!(1), &json!(7_000_010))
+        );
         for (chat, code, words) in [
             (7_000_001, 400, "chat not found"),
             (7_000_007, 403, "blocked"),

@@ -139,12 +139,8 @@ impl Contract for Twilio {
 
     fn refuse(&self, why: Refusal) -> Reply {
         match why {
-            Refusal::Nobody => {
-                refusal(StatusCode::BAD_REQUEST, 21614, "'To' number is not a valid mobile number")
-            }
-            Refusal::OptedOut => {
-                refusal(StatusCode::BAD_REQUEST, 21610, "Attempt to send to unsubscribed recipient")
-            }
+            Refusal::Nobody => refusal(StatusCode::BAD_REQUEST, 21614, "'To' number is not a valid mobile number"),
+            Refusal::OptedOut => refusal(StatusCode::BAD_REQUEST, 21610, "Attempt to send to unsubscribed recipient"),
             Refusal::Throttled => refusal(StatusCode::TOO_MANY_REQUESTS, 20429, "Too Many Requests"),
             Refusal::Broken => {
                 refusal(StatusCode::INTERNAL_SERVER_ERROR, 20500, "An internal server error has occurred")

@@ -175,7 +175,14 @@ impl Contract for WebPush {
         let tag = payload["tag"].as_str();
         let key = format!("{name} {}", tag.unwrap_or(topic));
         let callback = (!topic.is_empty()).then(|| topic.to_owned());
-        Ok(Draft { to: name.into(), key, collapses: tag.is_some(), callback, body: payload.to_string(), ..Draft::default() })
+        Ok(Draft {
+            to: name.into(),
+            key,
+            collapses: tag.is_some(),
+            callback,
+            body: payload.to_string(),
+            ..Draft::default()
+        })
     }
 
     fn refuse(&self, why: Refusal) -> Reply {

@@ -38,14 +38,16 @@ impl Webhook {
         let (id, timestamp) = (call.header("webhook-id"), call.header("webhook-timestamp"));
         let recent = timestamp.parse().is_ok_and(|at: u64| at.abs_diff(super::unix_seconds()) <= TOLERANCE);
         recent
-            && call.header("webhook-signature").split(' ').filter_map(|word| word.strip_prefix("v1,")).any(|signature| {
-                let Ok(signature) = BASE64.decode(signature) else { return false };
-                let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.key.expose_secret()) else { return false };
-                for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", &call.body] {
-                    mac.update(part);
-                }
-                mac.verify_slice(&signature).is_ok()
-            })
+            && call.header("webhook-signature").split(' ').filter_map(|word| word.strip_prefix("v1,")).any(
+                |signature| {
+                    let Ok(signature) = BASE64.decode(signature) else { return false };
+                    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.key.expose_secret()) else { return false };
+                    for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", &call.body] {
+                        mac.update(part);
+                    }
+                    mac.verify_slice(&signature).is_ok()
+                },
+            )
     }
 }
 
@@ -67,7 +69,13 @@ impl Contract for Webhook {
         }
         let body: Value = serde_json::from_slice(&call.body).map_err(|_| refusal(StatusCode::BAD_REQUEST))?;
         let to = body["to"].as_str().unwrap_or_default().to_owned();
-        Ok(Draft { to, key: call.header("webhook-id").into(), collapses: true, body: body.to_string(), ..Draft::default() })
+        Ok(Draft {
+            to,
+            key: call.header("webhook-id").into(),
+            collapses: true,
+            body: body.to_string(),
+            ..Draft::default()
+        })
     }
 
     fn refuse(&self, why: Refusal) -> Reply {

@@ -40,6 +40,12 @@ impl Whatsapp {
     fn draft(&self, call: &Call) -> Result<Draft, Reply> {
         // `/v25.0/NUMBER/messages`
         let path: Vec<&str> = call.uri.path().split('/').skip(1).collect();
+        if let ([_, number], &Method::GET) = (&path[..], &call.method)
+            && *number == self.phone_number_id
+        {
+            let resource = json!({"id": number, "display_phone_number": "+34 600 00 00 00", "quality_rating": "GREEN"});
+            return Err(Reply::other(Json(resource).into_response()));
+        }
         let [version, number, "messages"] = path[..] else {
             return Err(refusal(StatusCode::NOT_FOUND, 2500, "Unknown path components"));
         };
@@ -80,7 +86,8 @@ impl Whatsapp {
         });
         value[part] = items;
         let changes = json!([{"field": "messages", "value": value}]);
-        let body = json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": changes}]}).to_string();
+        let body =
+            json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": changes}]}).to_string();
         let mut headers = vec![("Content-Type", "application/json".to_owned())];
         if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.app_secret.expose_secret().as_bytes()) {
             mac.update(body.as_bytes());
@@ -115,9 +122,7 @@ impl Contract for Whatsapp {
             Refusal::OptedOut => {
                 refusal(StatusCode::BAD_REQUEST, 131_050, "(#131050) User has stopped marketing messages")
             }
-            Refusal::Throttled => {
-                refusal(StatusCode::TOO_MANY_REQUESTS, 130_429, "(#130429) Rate limit hit")
-            }
+            Refusal::Throttled => refusal(StatusCode::TOO_MANY_REQUESTS, 130_429, "(#130429) Rate limit hit"),
             Refusal::Broken => refusal(StatusCode::INTERNAL_SERVER_ERROR, 131_000, "(#131000) Something went wrong"),
         }
     }
@@ -180,12 +185,15 @@ mod tests {
         post(&url, &[("authorization", "Bearer token")], text("+34600000009", "ours")).await;
         assert!(receiver.wait_for(|received| received.callbacks.pending == 0, MINUTE).await);
         let value = |body: &Value| body["entry"][0]["changes"][0]["value"].clone();
-        let told: Vec<Value> = home.calls().iter().map(|call| value(&serde_json::from_slice(&call.body).unwrap())).collect();
+        let told: Vec<Value> =
+            home.calls().iter().map(|call| value(&serde_json::from_slice(&call.body).unwrap())).collect();
         let mut statuses: Vec<&str> = told.iter().filter_map(|v| v["statuses"][0]["status"].as_str()).collect();
         statuses.sort_unstable();
         assert_eq!(statuses, ["delivered", "delivered", "read", "sent", "sent"]);
         assert!(told.iter().any(|v| v["messages"][0]["text"]["body"] == "STOP"));
-        assert!(told.iter().all(|v| v["messages"].is_array() || v["statuses"][0]["biz_opaque_callback_data"] == "ours"));
+        assert!(
+            told.iter().all(|v| v["messages"].is_array() || v["statuses"][0]["biz_opaque_callback_data"] == "ours")
+        );
         for call in home.calls() {
             let mut mac = Hmac::<Sha256>::new_from_slice(b"It's a Secret to Everybody").unwrap();
             mac.update(&call.body);

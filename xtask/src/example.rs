@@ -29,7 +29,12 @@ fn files() -> [(&'static str, String); 4] {
     let events = Events::generate(&members, &mut random);
     let expected = format!("{{\n  \"members\": {},\n  \"events\": {}\n}}\n", members.counts(), events.counts());
     let browsers = members.browsers();
-    [("members.csv", members.csv()), ("browsers.csv", browsers), ("events.ndjson", events.lines.join("\n") + "\n"), ("expected.json", expected)]
+    [
+        ("members.csv", members.csv()),
+        ("browsers.csv", browsers),
+        ("events.ndjson", events.lines.join("\n") + "\n"),
+        ("expected.json", expected),
+    ]
 }
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): small, and the same on every machine.

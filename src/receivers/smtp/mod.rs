@@ -357,8 +357,11 @@ impl Shared {
     /// Queues the return of a message; the oldest have precedence where there are more than a queue holds.
     fn bounce(&self, returns: &mut Returns, envelope: &Envelope, message: &[u8]) {
         let Some(recipient) = envelope.recipients.first() else { return };
-        let undeliverable =
-            Undeliverable { sender: envelope.sender.clone(), recipient: Arc::clone(recipient), head: text::head(message) };
+        let undeliverable = Undeliverable {
+            sender: envelope.sender.clone(),
+            recipient: Arc::clone(recipient),
+            head: text::head(message),
+        };
         match self.undeliverable.try_send(undeliverable) {
             Ok(()) => returns.pending += 1,
             Err(_) => returns.abandoned += 1,

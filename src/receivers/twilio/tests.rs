@@ -37,7 +37,9 @@ async fn send(receiver: &HttpReceiver, to: &str, body: &str) -> (StatusCode, ser
 
 /// The signature and the parameters of each callback.
 fn called(home: &Home) -> Vec<(String, BTreeMap<String, String>)> {
-    let read = |call: &Call| (call.header("x-twilio-signature").to_owned(), crate::receivers::form(&call.body).into_iter().collect());
+    let read = |call: &Call| {
+        (call.header("x-twilio-signature").to_owned(), crate::receivers::form(&call.body).into_iter().collect())
+    };
     home.calls().iter().map(read).collect()
 }
 
@@ -140,7 +142,10 @@ async fn the_last_digits_choose_the_refusal() {
         }
     }
     let refused = receiver.snapshot().refused;
-    assert_eq!(refused, HashMap::from([("21614", 2), ("20429", 2), ("20500", 2), ("21610", 2)].map(|(code, n)| (code.to_owned(), n))));
+    assert_eq!(
+        refused,
+        HashMap::from([("21614", 2), ("20429", 2), ("20500", 2), ("21610", 2)].map(|(code, n)| (code.to_owned(), n)))
+    );
 }
 
 #[tokio::test]
