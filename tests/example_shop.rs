@@ -7,7 +7,7 @@ use bellwether_schemas::{
 };
 use serde_json::{Map, Value};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -55,7 +55,7 @@ fn wrong_field(row: &Row) -> Option<&'static str> {
     };
     let is_opt_in = |text: &str| matches!(text, "true" | "false");
     let fits = |field: &str, right: &dyn Fn(&str) -> bool| row[field].is_empty() || right(&row[field]);
-    let checks: [(&'static str, bool); 8] = [
+    let checks: [(&'static str, bool); 12] = [
         ("client_user_id", !row["client_user_id"].is_empty()),
         ("email", fits("email", &email_address::EmailAddress::is_valid)),
         ("phone", fits("phone", &|text| e164(text).is_some())),
@@ -69,6 +69,10 @@ fn wrong_field(row: &Row) -> Option<&'static str> {
         ("channels", fits("channels", &|text| text.split(',').all(|name| name.parse::<Channel>().is_ok()))),
         ("opt_ins.email", fits("opt_ins.email", &is_opt_in)),
         ("opt_ins.sms", fits("opt_ins.sms", &is_opt_in)),
+        ("whatsapp", fits("whatsapp", &|text| e164(text).is_some())),
+        ("telegram", fits("telegram", &|text| text.parse::<u64>().is_ok())),
+        ("app_push", fits("app_push", &|text| text.starts_with("fcm:") || text.starts_with("apns:"))),
+        ("webhook", fits("webhook", &|text| text.starts_with("crm-"))),
     ];
     checks.into_iter().find(|(_, right)| !right).map(|(field, _)| field)
 }
@@ -80,16 +84,25 @@ fn the_definitions_have_the_shape_that_operators_write() {
     let providers: BTreeMap<String, Provider> =
         yaml(&read("providers.yaml").replace("${SHOP_SMTP_PORT:-1025}", "1025"));
     let kinds: Vec<(&str, &str)> = providers.iter().map(|(name, p)| (name.as_str(), p.kind.as_str())).collect();
-    assert_eq!(kinds, [("shop-mail", "smtp"), ("shop-sms", "twilio")]);
+    let known = ["apns", "fcm", "smtp", "telegram", "twilio", "web_push", "webhook", "whatsapp_cloud"];
+    assert_eq!(kinds.iter().map(|(_, kind)| *kind).collect::<BTreeSet<_>>(), known.into());
 
     let templates: BTreeMap<String, Template> = folder("templates");
     for (name, template) in &templates {
-        for channel in [Channel::Email, Channel::Sms] {
+        for channel in Channel::ALL {
             for locale in ["es", "en"] {
                 let variant = &template.channels[&channel][locale];
-                let (subject, html) = (variant.subject.is_some(), variant.html.is_some());
-                assert!(variant.text.is_some(), "{name}.{channel}.{locale}: text");
-                assert_eq!((subject, html), (channel == Channel::Email, channel == Channel::Email), "{name}.{channel}");
+                let has = |email, push, json| {
+                    let fields = [&variant.subject, &variant.title, &variant.json].map(Option::is_some);
+                    assert_eq!(fields, [email, push, json], "{name}.{channel}.{locale}");
+                };
+                match channel {
+                    Channel::Email => has(true, false, false),
+                    Channel::WebPush | Channel::AppPush => has(false, true, false),
+                    Channel::Webhook => has(false, false, true),
+                    _ => has(false, false, false),
+                }
+                assert_eq!(variant.template.is_some(), channel == Channel::Whatsapp, "{name}.{channel}.{locale}");
             }
         }
         for variant in template.channels[&Channel::Sms].values() {
@@ -105,6 +118,8 @@ fn the_definitions_have_the_shape_that_operators_write() {
 
 #[test]
 fn the_members_are_as_many_as_it_says() {
+    let browsers: HashMap<String, String> =
+        csv::Reader::from_reader(read("browsers.csv").as_bytes()).deserialize().map(Result::unwrap).collect();
     let (mut counts, mut ids, mut numbers) = (BTreeMap::<&str, u64>::new(), HashSet::new(), HashSet::new());
     let mut count = |name, holds: bool| *counts.entry(name).or_default() += u64::from(holds);
     for row in members() {
@@ -119,8 +134,25 @@ fn the_members_are_as_many_as_it_says() {
         let number = e164(&row["phone"]);
         let last_four = number.as_ref().map_or(9999, |number| number[number.len() - 4..].parse().unwrap());
         let local_part = row["email"].split('@').next().unwrap();
-        let behaves = ["tempfail", "permfail", "reject-data", "slow", "silent", "full", "policy", "drop"];
-        count("with_receiver_behaviour", last_four <= 8 || behaves.iter().any(|name| local_part.starts_with(name)));
+        let behaves = ["tempfail", "permfail", "reject-data", "slow", "silent", "full", "policy", "drop", "bounce"];
+        let browser = browsers.get(&row["client_user_id"]).map_or("", String::as_str);
+        let others = ["whatsapp", "telegram", "app_push", "webhook"];
+        for (count_name, column) in
+            ["with_whatsapp", "with_telegram", "with_app_push", "with_webhook"].into_iter().zip(others)
+        {
+            count(count_name, !row[column].is_empty());
+        }
+        count("with_browser", !browser.is_empty());
+        // A number may be written with blanks.
+        let addresses = others.map(|column| row[column].replace(' ', "")).into_iter().chain([browser.to_owned()]);
+        let ends = |address: String| {
+            address.get(address.len().saturating_sub(4)..).is_some_and(|end| ("0001"..="0009").contains(&end))
+        };
+        let special = addresses.into_iter().any(ends);
+        count(
+            "with_receiver_behaviour",
+            special || last_four <= 9 || behaves.iter().any(|name| local_part.starts_with(name)),
+        );
         assert!(number.is_none_or(|number| numbers.insert(number)), "a phone is there twice");
         count("without_email", row["email"].is_empty());
         count("without_phone", row["phone"].is_empty());
@@ -219,5 +251,5 @@ fn the_readme_says_the_same() {
         assert_eq!(value.to_string(), count, "{path}");
         checked += 1;
     }
-    assert_eq!(checked, 21, "every count of the tables is checked");
+    assert_eq!(checked, 26, "every count of the tables is checked");
 }

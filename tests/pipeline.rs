@@ -8,12 +8,13 @@ use bellwether::{
     receivers::{SmtpOptions, smtp::Received},
     serve::{Instance, Role, lag},
 };
+use bellwether_connectors::channels::{KINDS, SecondTry, channel_of, second_try, smtp, twilio};
 use bellwether_processors::{Processor, flow::Flow};
 use bellwether_schemas::{Channel, DeliveryId, EventId, NotificationId, Topic, definitions::Definitions};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -220,13 +221,51 @@ async fn feed(world: &World, events: Vec<String>) {
     }
 }
 
-async fn sent(world: &World) -> u64 {
+/// Yesterday and today, as a query: midnight may pass in between.
+fn two_days() -> String {
     let day = |back: i64| {
         let at = jiff::Timestamp::now().as_millisecond() - back * 86_400_000;
         bellwether_schemas::Timestamp(at).day()
     };
-    let stats = world.get(&format!("/v1/stats?from={}&to={}", day(1), day(0))).await;
+    format!("from={}&to={}", day(1), day(0))
+}
+
+async fn sent(world: &World) -> u64 {
+    let stats = world.get(&format!("/v1/stats?{}", two_days())).await;
     stats.ok().and_then(|s| s["rows"][0]["metrics"]["sent"].as_u64()).unwrap_or(0)
+}
+
+/// The schedule of kills, and the seed that reproduces it.
+fn seeded() -> (u64, SmallRng) {
+    let seed: u64 = std::env::var("BELLWETHER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
+        let fresh = rand::random();
+        eprintln!("reproduce with BELLWETHER_SEED={fresh}");
+        fresh
+    });
+    (seed, SmallRng::seed_from_u64(seed))
+}
+
+/// Starts process `n` of a world, on the embedded log and store or on those of a cluster, which the first of them prepares.
+fn begin(world: &World, folder: &Path, n: usize, cluster: &str) -> Process {
+    let mut config = Config { listen: free_port(), data_dir: folder.join("data"), ..Config::default() };
+    world.configure(&mut config);
+    let key = serde_json::to_string(&config.api_keys).unwrap();
+    // One of them is where mail comes back to.
+    let mail = if n == 0 { serde_json::to_string(&config.mail).unwrap() } else { "{}".into() };
+    let file = folder.join(format!("{n}.yaml"));
+    let text = format!(
+        "listen: {}\ndata_dir: {}\ndefault_project: shop\nmail: {mail}\napi_keys: {key}\n{cluster}",
+        config.listen,
+        config.data_dir.display(),
+    );
+    std::fs::write(&file, text).unwrap();
+    if n == 0 && !cluster.is_empty() {
+        for command in [&["topics", "create"][..], &["migrate"]] {
+            let status = Command::new(BELLWETHER).args(command).arg("--config").arg(&file).status().unwrap();
+            assert!(status.success(), "{command:?}");
+        }
+    }
+    Process::start(file, config.listen)
 }
 
 enum Victim {
@@ -236,27 +275,8 @@ enum Victim {
 
 /// So many processes of one pipeline, ready, on a cluster or embedded in `folder`; the world talks to the first.
 async fn serve(world: &mut World, folder: &Path, cluster: Option<String>, processes: usize) -> Vec<Process> {
-    let mut serving = Vec::new();
-    for n in 0..processes {
-        let mut config = Config { listen: free_port(), data_dir: folder.join("data"), ..Config::default() };
-        world.configure(&mut config);
-        let key = serde_json::to_string(&config.api_keys).unwrap();
-        let file = folder.join(format!("{n}.yaml"));
-        let text = format!(
-            "listen: {}\ndata_dir: {}\ndefault_project: shop\napi_keys: {key}\n{}",
-            config.listen,
-            config.data_dir.display(),
-            cluster.clone().unwrap_or_default()
-        );
-        std::fs::write(&file, text).unwrap();
-        if n == 0 && cluster.is_some() {
-            for command in [&["topics", "create"][..], &["migrate"]] {
-                let status = Command::new(BELLWETHER).args(command).arg("--config").arg(&file).status().unwrap();
-                assert!(status.success(), "{command:?}");
-            }
-        }
-        serving.push(Process::start(file, config.listen));
-    }
+    let cluster = cluster.unwrap_or_default();
+    let mut serving: Vec<_> = (0..processes).map(|n| begin(world, folder, n, &cluster)).collect();
     for process in &mut serving {
         process.ready().await;
     }
@@ -267,12 +287,7 @@ async fn serve(world: &mut World, folder: &Path, cluster: Option<String>, proces
 /// Feeds `count` events, kills at seeded moments (after so many messages have arrived), and holds the pipeline's figures against the receiver's.
 async fn survive(cluster: Option<String>, count: usize, kills: usize, processes: usize, services: &[&'static str]) {
     const MEMBERS: usize = 1_000;
-    let seed: u64 = std::env::var("BELLWETHER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
-        let fresh = rand::random();
-        eprintln!("reproduce with BELLWETHER_SEED={fresh}");
-        fresh
-    });
-    let mut random = SmallRng::seed_from_u64(seed);
+    let (seed, mut random) = seeded();
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::start(folder.path(), "shop").await.unwrap();
     let mut serving = serve(&mut world, folder.path(), cluster, processes).await;
@@ -339,6 +354,159 @@ async fn kills_lose_nothing_embedded() {
 async fn kills_lose_nothing_on_kafka_and_cql() {
     let _alone = alone().await;
     survive(Some(cluster("kill")), 20_000, 20, 2, &["kafka", "cql"]).await;
+}
+
+/// Every channel at once under kills: nothing is lost anywhere; what a second try comes to is as the connectors say.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_lose_nothing_on_any_channel() {
+    const MEMBERS: usize = 100;
+    const EACH: usize = 1_000;
+    const KILLS: usize = 6;
+    const BOUND: usize = IN_FLIGHT as usize * KILLS;
+    let _alone = alone().await;
+    let (seed, mut random) = seeded();
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::start(folder.path(), "shop").await.unwrap();
+    let mut serving = serve(&mut world, folder.path(), None, 1).await;
+    let process = &mut serving[0];
+    world.publish(&every_channel(&world)).await.unwrap();
+    let mut csv = String::from("client_user_id,email,phone,whatsapp,telegram,app_push,webhook\n");
+    for n in 0..MEMBERS {
+        let app = if n % 2 == 0 { format!("fcm:token{}", 2000 + n) } else { format!("apns:{:064x}", 0x2000 + n) };
+        writeln!(
+            csv,
+            "m{n},m{n}@example.com,+34600{:06},+34600{:06},7{},{app},crm-{}",
+            2000 + n,
+            2000 + n,
+            2000 + n,
+            2000 + n
+        )
+        .unwrap();
+    }
+    assert_eq!(world.import_csv(csv.into_bytes()).await.unwrap().accepted, MEMBERS as u64);
+    for n in 0..MEMBERS {
+        world.subscribe(&format!("m{n}"), &format!("browser-{}", 2000 + n)).await.unwrap();
+    }
+
+    let mut moments: Vec<usize> = (0..KILLS).map(|_| random.random_range(0..EACH * 9 / 10)).collect();
+    moments.sort_unstable();
+    let events =
+        (0..EACH).flat_map(|n| Channel::ALL.map(|channel| event(&format!("to.{channel}"), n, MEMBERS))).collect();
+    let killing = async {
+        for at in moments {
+            let reached = world.mail.wait_for(|received| received.order.len() >= at, PATIENCE).await;
+            assert!(reached, "seed {seed}: {} letters within {PATIENCE:?}, waiting for {at}", world.mail.count());
+            process.kill();
+            process.ready().await;
+        }
+    };
+    tokio::join!(feed(&world, events), killing);
+
+    let begun = Instant::now();
+    for n in 0..EACH {
+        let event = EventId::derive("shop", "/to.sms", &n.to_string());
+        while !has_ended(&world, event, n % MEMBERS).await {
+            assert!(begun.elapsed() < PATIENCE, "seed {seed}: text {n} is neither sent nor held");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    // A text may be both: it was known to be sent, and the process ended before that was settled.
+    let held = held(&world).await as usize;
+    loop {
+        let sent = sent_by_channel(&world).await;
+        let done = |channel: Channel| sent.get(channel.name()).copied().unwrap_or(0) as usize;
+        let others = Channel::ALL.into_iter().filter(|channel| *channel != Channel::Sms);
+        if others.map(done).all(|done| done == EACH) && (EACH - held..=EACH).contains(&done(Channel::Sms)) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "seed {seed}: sent {sent:?}, held {held}; each is to be {EACH}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let letters = world.mail.snapshot();
+    assert_eq!(letters.accepted.len(), EACH, "seed {seed}: lost or invented letters");
+    let doubled = letters.accepted.values().map(|n| *n as usize - 1).sum::<usize>();
+    assert!(doubled <= BOUND, "seed {seed}: {doubled} letters twice, the bound is {BOUND}");
+    let mut told = format!("seed {seed}: {KILLS} kills, bound {BOUND}; smtp {doubled} twice");
+    for (kind, receiver) in world.accounts.receivers() {
+        let received = receiver.snapshot();
+        let (taken, twice) = (received.times.len(), received.times.values().map(|n| *n as usize - 1).sum::<usize>());
+        let shown = usize::try_from(received.shown_again).unwrap();
+        write!(told, ", {kind} {twice} twice, {shown} seen").unwrap();
+        let share = if channel_of(kind) == Some(Channel::AppPush) { EACH / 2 } else { EACH };
+        if kind == twilio::KIND {
+            assert!(taken <= share && share - taken <= held, "seed {seed}: {kind}: {taken} taken, {held} held");
+            assert!(held <= BOUND && twice == 0, "seed {seed}: {kind}: {held} held, {twice} sent again");
+            continue;
+        }
+        assert_eq!(taken, share, "seed {seed}: {kind}: lost or invented messages");
+        assert!(twice <= BOUND, "seed {seed}: {kind}: {twice} twice, the bound is {BOUND}");
+        match second_try(kind).unwrap() {
+            SecondTry::Collapses(by) => assert_eq!(shown, 0, "seed {seed}: {kind}: {by} does not collapse"),
+            SecondTry::Recognizable(_) | SecondTry::Repeats => assert_eq!(shown, twice, "seed {seed}: {kind}"),
+        }
+    }
+    eprintln!("{told}, {held} held");
+    for process in serving {
+        process.terminate();
+    }
+}
+
+/// A provider of every kind, and a flow for each channel. Texts are held where they were perhaps sent, everything else is sent again.
+fn every_channel(world: &World) -> Definitions {
+    let provider = |kind: &str| {
+        let mut settings = Value::Object(world.settings(kind, kind));
+        let on_ambiguous = if kind == twilio::KIND { "hold" } else { "resend" };
+        let more = json!({"kind": kind, "max_in_flight": IN_FLIGHT, "backoff_ms": 200, "on_ambiguous": on_ambiguous, "timeout_seconds": 60});
+        settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        if kind == smtp::KIND {
+            settings["from_address"] = "shop@example.com".into();
+        }
+        (kind.to_owned(), settings)
+    };
+    let push = json!({"title": "Number {{ n }}", "text": "This is number {{ n }}."});
+    let variants = Channel::ALL.map(|channel| {
+        let variant = match channel {
+            Channel::Email => json!({"subject": "Number {{ n }}", "text": "This is number {{ n }}."}),
+            Channel::Whatsapp => json!({"template": {"name": "note", "language": "en", "parameters": ["{{ n }}"]}}),
+            Channel::WebPush | Channel::AppPush => push.clone(),
+            Channel::Webhook => json!({"json": "{\"n\": {{ n }}}"}),
+            Channel::Sms | Channel::Telegram => json!({"text": "This is number {{ n }}."}),
+        };
+        (channel.name().to_owned(), json!({"en": variant}))
+    });
+    let flow = |channel: Channel| {
+        let notify = json!({"template": "note", "lane": "transactional", "channels": [channel]});
+        (channel.name().to_owned(), json!({"on": format!("to.{channel}"), "notify": notify}))
+    };
+    serde_json::from_value(json!({
+        "project": {"name": world.project, "default_locale": "en"},
+        "providers": KINDS.map(|(kind, _)| provider(kind)).into_iter().collect::<Map<_, _>>(),
+        "templates": {"note": {"sample": {"n": 1}, "channels": variants.into_iter().collect::<Map<_, _>>()}},
+        "flows": Channel::ALL.map(flow).into_iter().collect::<Map<_, _>>(),
+    }))
+    .unwrap()
+}
+
+/// Messages counted as sent, by channel; none while the API does not answer.
+async fn sent_by_channel(world: &World) -> BTreeMap<String, u64> {
+    let stats = world.get(&format!("/v1/stats?{}&group_by=channel", two_days())).await.unwrap_or_default();
+    let rows = stats["rows"].as_array().cloned().unwrap_or_default();
+    rows.iter()
+        .filter_map(|row| Some((row["channel"].as_str()?.to_owned(), row["metrics"]["sent"].as_u64()?)))
+        .collect()
+}
+
+/// Whether the one notification of an event was sent, or will not be.
+async fn has_ended(world: &World, event: EventId, member: usize) -> bool {
+    let found = world.get(&format!("/v1/notifications?event={event}&member=m{member}")).await.unwrap_or_default();
+    matches!(found["notifications"][0]["status"].as_str(), Some("sent" | "delivered" | "opened" | "failed"))
+}
+
+/// Dead letters of what was perhaps sent.
+async fn held(world: &World) -> u64 {
+    let listed = world.get(&format!("/v1/dead-letters?{}&limit=1000", two_days())).await.unwrap_or_default();
+    listed["dead_letters"].as_array().into_iter().flatten().filter(|letter| letter["reason"] == "ambiguous").count()
+        as u64
 }
 
 /// With bulk piled up before a throttled provider, an urgent message leaves before at most one window of bulk ones: by order at the receiver.

@@ -1,7 +1,7 @@
 //! From accepted events to sent and counted messages.
 
 use crate::{
-    bench::{Figure, Ground, Options, PATIENCE, Smtp, usage::Start},
+    bench::{Figure, Ground, Options, PATIENCE, usage::Start},
     metrics::Metrics,
     runtime::{clock::Clock, sinks::Sinks},
     serve::{Instance, Role, lag},
@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
 use bellwether_connectors::{
-    channels::{Accepted, Message, SendError, Sink},
+    channels::{self, Accepted, Message, SendError, Sink, smtp},
     log::Append,
 };
 use bellwether_processors::{Processor, track::Track};
@@ -20,18 +20,32 @@ use bellwether_schemas::{
     records::{DefinitionSet, Event},
     rows::Row,
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeSet,
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 const PROJECT: &str = "bench";
 /// Members that the messages go to, in turn.
-const MEMBERS: u64 = 10_000;
+pub(super) const MEMBERS: u64 = 10_000;
+/// How long a message is worth sending, in seconds: none of a bench becomes so old, so what is left of it tells its age.
+pub(super) const LIFE: u64 = 3_600;
+
+/// What is drained, and to whom.
+pub(super) struct Load {
+    /// Connector.
+    pub(super) kind: &'static str,
+    /// Its settings.
+    pub(super) settings: Map<String, Value>,
+    /// Bytes of a message's text.
+    pub(super) size: usize,
+    /// Calls in flight.
+    pub(super) in_flight: u32,
+    /// An address of each member; fewer are used in turn.
+    pub(super) addresses: Vec<String>,
+}
 
 /// Drains to a provider that does nothing.
 ///
@@ -43,50 +57,43 @@ pub async fn to_nothing(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let settings = json!({"host": "127.0.0.1", "port": 25, "security": "none", "from_address": "a@example.com"});
     let sinks =
         Sinks::with(ground.metrics.clone(), Clock::system(), Box::new(|_| Ok(Arc::new(Nothing) as Arc<dyn Sink>)));
-    let figure = drain(ground, sinks, options.messages, 300, 1_024, settings, what).await?;
+    let addresses = (0..MEMBERS).map(|n| format!("m{n}@example.com")).collect();
+    let settings = settings.as_object().cloned().unwrap_or_default();
+    let load = Load { kind: smtp::KIND, settings, size: 300, in_flight: 1_024, addresses };
+    let (figure, drained) = drain(ground, sinks, options.messages, &load, what).await?;
+    drained.end().await?;
     Ok(vec![figure])
 }
 
-/// Drains to smtp-sink, after smtp-source has sent it as many.
-///
-/// # Errors
-/// Something could not be started or reached; Postfix's tools are missing.
-pub async fn to_smtp_sink(smtp: &Smtp) -> anyhow::Result<Vec<Figure>> {
-    let sink = SmtpSinkProcess::start()?;
-    let source = smtp_source(&sink, smtp)?;
-    let ground = Ground::open(&smtp.options).await?;
-    let what = format!("drain, {}, to smtp-sink, {} connections, {} B", ground.name(), smtp.connections, smtp.size);
-    let settings = json!({
-        "host": sink.address.ip().to_string(), "port": sink.address.port(), "security": "none",
-        "from_address": "a@example.com", "pool": {"max_connections": smtp.connections},
-    });
-    let sinks = Sinks::new(ground.metrics.clone(), Clock::system());
-    let figure = drain(ground, sinks, smtp.options.messages, smtp.size, smtp.in_flight, settings, what).await?;
-    Ok(vec![source, figure])
+/// A pipeline that has drained its load, and still runs.
+pub(super) struct Drained {
+    instance: Instance,
+    metrics: Metrics,
+    channel: Channel,
+    /// Messages so far.
+    messages: u64,
+    _folder: tempfile::TempDir,
 }
 
-async fn drain(
+/// Puts a load on the log, then starts the pipeline and waits until the last message is sent and counted.
+pub(super) async fn drain(
     ground: Ground,
     sinks: Sinks,
     messages: u64,
-    size: usize,
-    in_flight: u32,
-    mut settings: serde_json::Value,
+    load: &Load,
     what: String,
-) -> anyhow::Result<Figure> {
-    settings["kind"] = "smtp".into();
-    settings["max_in_flight"] = in_flight.into();
+) -> anyhow::Result<(Figure, Drained)> {
+    let channel = channels::channel_of(load.kind).context("no such connector")?;
+    let mut settings = load.settings.clone();
+    settings.insert("kind".into(), load.kind.into());
+    settings.insert("max_in_flight".into(), load.in_flight.into());
     let document = json!({
         "project": {"name": PROJECT, "default_locale": "en"},
-        "providers": {"mail": settings},
-        "templates": {"note": {
-            "sample": {"number": "1"},
-            "channels": {"email": {"en": {
-                "subject": "Note {{ number }}",
-                "text": format!("Hello {{{{ member.id }}}}, this is number {{{{ number }}}}.\n{}", "0123456789abcde ".repeat(size / 16)),
-            }}},
+        "providers": {"provider": settings},
+        "templates": {"note": {"sample": {"number": "1"}, "channels": {channel.name(): {"en": variant(channel, load.size)}}}},
+        "flows": {"note": {
+            "on": "bench.note", "notify": {"template": "note", "lane": "transactional", "expires_after_seconds": LIFE},
         }},
-        "flows": {"note": {"on": "bench.note", "notify": {"template": "note", "lane": "transactional"}}},
     });
     let (log, store, clock) = (&ground.backends.log, &ground.backends.store, Clock::system());
     let set = DefinitionSet {
@@ -99,35 +106,77 @@ async fn drain(
     log.append(vec![append(Topic::Definitions, PROJECT.as_bytes().to_vec(), encode(&set)?)]).await?;
     let members: Vec<u64> = (0..MEMBERS.min(messages)).collect();
     for some in members.chunks(500) {
-        store.write(some.iter().map(|n| profile(*n, clock.now()).put_fenced(1)).collect()).await?;
+        let row = |n: &u64| profile(*n, channel, &load.addresses, clock.now()).put_fenced(1);
+        store.write(some.iter().map(row).collect()).await?;
     }
     for first in (0..messages).step_by(1_000) {
-        let events = (first..messages.min(first + 1_000)).map(|n| {
-            let member = format!("m{}", n % MEMBERS);
-            Ok(append(
-                Topic::Events,
-                format!("{PROJECT}/{member}").into_bytes(),
-                encode(&event(n, member, clock.now()))?,
-            ))
-        });
-        log.append(events.collect::<anyhow::Result<_>>()?).await?;
+        log.append(events(first..messages.min(first + 1_000), &clock)?).await?;
     }
     let Ground { mut config, backends, metrics, _folder } = ground;
-    config.window = config.window.max(in_flight as usize * 2);
+    config.window = config.window.max(load.in_flight as usize * 2);
     let roles = BTreeSet::from([Role::Flow, Role::Route, Role::Deliver, Role::Track, Role::Schedule]);
     let start = Start::now(&metrics);
-    let mut instance = Instance::start_on(&config, &roles, backends, metrics.clone(), sinks).await?;
-    counted(&instance, &metrics, messages).await?;
-    let figure = start.figure(what, messages, &metrics);
-    instance.stopper().cancel();
-    instance.wait().await?;
-    Ok(figure)
+    let instance = Instance::start_on(&config, &roles, backends, metrics.clone(), sinks).await?;
+    let drained = Drained { instance, metrics, channel, messages, _folder };
+    drained.counted().await?;
+    let figure = start.figure(what, messages, &drained.metrics);
+    Ok((figure, drained))
+}
+
+impl Drained {
+    /// Feeds so many messages a second for some seconds, and waits for the last of them.
+    pub(super) async fn paced(&mut self, rate: u32, seconds: u32) -> anyhow::Result<()> {
+        let (mut tick, clock) = (tokio::time::interval(Duration::from_millis(20)), Clock::system());
+        let (begun, first, last) = (Instant::now(), self.messages, self.messages + u64::from(rate * seconds));
+        while self.messages < last {
+            tick.tick().await;
+            let due = (first + (begun.elapsed().as_secs_f64() * f64::from(rate)) as u64).min(last);
+            if due > self.messages {
+                self.instance.backends.log.append(events(self.messages..due, &clock)?).await?;
+                self.messages = due;
+            }
+        }
+        self.counted().await
+    }
+
+    /// Stops.
+    pub(super) async fn end(mut self) -> anyhow::Result<()> {
+        self.instance.stopper().cancel();
+        Ok(self.instance.wait().await?)
+    }
+
+    async fn counted(&self) -> anyhow::Result<()> {
+        counted(&self.instance, &self.metrics, self.channel, self.messages).await
+    }
+}
+
+fn events(numbers: std::ops::Range<u64>, clock: &Clock) -> anyhow::Result<Vec<Append>> {
+    let one = |n| {
+        let member = format!("m{}", n % MEMBERS);
+        let key = format!("{PROJECT}/{member}").into_bytes();
+        Ok(append(Topic::Events, key, encode(&event(n, member, clock.now()))?))
+    };
+    numbers.map(one).collect()
+}
+
+/// What is said by a channel, of about `size` bytes.
+fn variant(channel: Channel, size: usize) -> Value {
+    let filler = "0123456789abcde ".repeat(size / 16);
+    let text = format!("Hello {{{{ member.id }}}}, this is number {{{{ number }}}}. {filler}");
+    match channel {
+        Channel::Email => json!({"subject": "Note {{ number }}", "text": text}),
+        Channel::Sms => json!({"text": text}),
+        Channel::Whatsapp => json!({"template": {"name": "note", "language": "en", "parameters": [text]}}),
+        Channel::Telegram => json!({"html": text}),
+        Channel::WebPush | Channel::AppPush => json!({"title": "Note {{ number }}", "text": text}),
+        Channel::Webhook => json!({"json": format!("{{\"number\": {{{{ number }}}}, \"text\": \"{filler}\"}}")}),
+    }
 }
 
 /// Waits until the last message is sent and counted.
-async fn counted(instance: &Instance, metrics: &Metrics, messages: u64) -> anyhow::Result<()> {
+async fn counted(instance: &Instance, metrics: &Metrics, channel: Channel, messages: u64) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let sent = metrics.delivered.with_label_values(&["email", "transactional", "accepted"]);
+    let sent = metrics.delivered.with_label_values(&[channel.name(), "transactional", "accepted"]);
     loop {
         if sent.get() >= messages {
             let mut left = 0;
@@ -160,11 +209,10 @@ fn event(n: u64, member: String, now: Timestamp) -> Event {
     }
 }
 
-fn profile(n: u64, now: Timestamp) -> bellwether_schemas::tables::MemberRow {
-    let member = format!("m{n}");
-    let address = Address::active(format!("{member}@example.com"), now);
-    let profile = Profile { addresses: [(Channel::Email, vec![address])].into(), ..Profile::default() };
-    profile.into_row(PROJECT, &member)
+fn profile(n: u64, channel: Channel, addresses: &[String], now: Timestamp) -> bellwether_schemas::tables::MemberRow {
+    let address = addresses.get(n as usize % addresses.len().max(1)).cloned().unwrap_or_default();
+    let profile = Profile { addresses: [(channel, vec![Address::active(address, now)])].into(), ..Profile::default() };
+    profile.into_row(PROJECT, &format!("m{n}"))
 }
 
 /// Accepts everything at once.
@@ -182,62 +230,4 @@ impl Sink for Nothing {
     async fn check(&self) -> Result<(), SendError> {
         Ok(())
     }
-}
-
-/// Postfix's smtp-sink on a free port; it ends with this value.
-struct SmtpSinkProcess {
-    address: SocketAddr,
-    child: Child,
-}
-
-impl SmtpSinkProcess {
-    fn start() -> anyhow::Result<Self> {
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        // As root it wants to become somebody else.
-        let child = Command::new("smtp-sink")
-            .args(["-u", "nobody", &address.to_string(), "1000"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("smtp-sink: not found; it comes with Postfix (Debian: apt-get install postfix)")?;
-        let sink = Self { address, child };
-        let begun = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            ensure!(begun.elapsed() < Duration::from_secs(10), "smtp-sink does not listen on {address}");
-            std::thread::yield_now();
-        }
-        Ok(sink)
-    }
-}
-
-impl Drop for SmtpSinkProcess {
-    fn drop(&mut self) {
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
-            tracing::debug!(%error, "smtp-sink was gone before");
-        }
-    }
-}
-
-/// The yardstick: Postfix's smtp-source with as many connections, kept open, and as many messages of the same size.
-fn smtp_source(sink: &SmtpSinkProcess, smtp: &Smtp) -> anyhow::Result<Figure> {
-    let begun = Instant::now();
-    let status = Command::new("smtp-source")
-        .args(["-d", "-s", &smtp.connections.to_string(), "-m", &smtp.options.messages.to_string()])
-        .args(["-l", &smtp.size.to_string(), "-f", "a@example.com", "-t", "b@example.com", &sink.address.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()
-        .context("smtp-source: not found; it comes with Postfix (Debian: apt-get install postfix)")?;
-    ensure!(status.success(), "smtp-source ended with {status}");
-    let seconds = begun.elapsed().as_secs_f64();
-    Ok(Figure {
-        what: format!("smtp-source, {} connections, {} B", smtp.connections, smtp.size),
-        messages: smtp.options.messages,
-        seconds,
-        per_second: smtp.options.messages as f64 / seconds,
-        cpu_us_per_message: 0.0,
-        peak_rss_mib: 0.0,
-        operations_per_message: std::collections::BTreeMap::new(),
-    })
 }

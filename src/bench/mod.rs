@@ -2,6 +2,7 @@
 //! speed is not ours.
 
 pub mod accept;
+pub mod channel;
 pub mod drain;
 pub mod usage;
 
@@ -11,6 +12,7 @@ use crate::{
     metrics::Metrics,
 };
 use anyhow::Context as _;
+use bellwether_connectors::channels::KINDS;
 use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
 
@@ -21,8 +23,8 @@ pub enum Bench {
     Accept(Options),
     /// Accepted events through flow, route, deliver and track to a provider that does nothing.
     Drain(Options),
-    /// The same to Postfix's smtp-sink, beside smtp-source sending as many to it.
-    Smtp(Smtp),
+    /// The same by a connector to its receiver, beside a client without pipeline doing the same: reqwest, or smtp-source.
+    Channel(Channel),
 }
 
 /// What every bench is told.
@@ -39,21 +41,27 @@ pub struct Options {
     pub messages: u64,
 }
 
-/// What the SMTP bench is told.
+/// What the bench of a connector is told.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Smtp {
+pub struct Channel {
+    /// The connector.
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(KINDS.map(|(kind, _)| kind)))]
+    pub name: String,
     /// What every bench is told.
     #[command(flatten)]
     pub options: Options,
-    /// Bytes of a message's body.
-    #[arg(long, default_value_t = 1_000)]
+    /// Bytes of a message's text.
+    #[arg(long, default_value_t = 300)]
     pub size: usize,
-    /// Connections, ours and smtp-source's.
+    /// Connections to an SMTP server, ours and smtp-source's.
     #[arg(long, default_value_t = 20)]
     pub connections: u32,
-    /// Calls in flight: the bound on duplicates at a hard kill.
+    /// Calls in flight, ours and the client's: the bound on duplicates at a hard kill.
     #[arg(long, default_value_t = 256)]
     pub in_flight: u32,
+    /// Messages a second while the 99th percentile is taken: from the event's acceptance to the provider's.
+    #[arg(long, default_value_t = 200)]
+    pub rate: u32,
 }
 
 /// One figure.
@@ -67,10 +75,16 @@ pub struct Figure {
     pub seconds: f64,
     /// Messages a second.
     pub per_second: f64,
-    /// Processor time of this process per message, in microseconds: client and server together, where both are in it.
+    /// Processor time of this process per message, in microseconds; a local receiver's threads are not counted.
     pub cpu_us_per_message: f64,
     /// Greatest resident memory of this process so far, in MiB.
     pub peak_rss_mib: f64,
+    /// 99th percentile of a message's time at the rate that was asked for, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ms: Option<f64>,
+    /// Processor time per message as a multiple of the client's without pipeline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_of_client: Option<f64>,
     /// Calls to log and store per message, by operation.
     pub operations_per_message: std::collections::BTreeMap<String, f64>,
 }
@@ -80,6 +94,12 @@ impl std::fmt::Display for Figure {
         write!(f, "{:44} {:>9.0}/s", self.what, self.per_second)?;
         if self.cpu_us_per_message > 0.0 {
             write!(f, "  {:>6.1} µs CPU/message  {:>6.0} MiB peak", self.cpu_us_per_message, self.peak_rss_mib)?;
+        }
+        if let Some(p99) = self.p99_ms {
+            write!(f, "  p99 {p99:.1} ms")?;
+        }
+        if let Some(ratio) = self.cpu_of_client {
+            write!(f, "  {ratio:.2} x the client's CPU")?;
         }
         for (op, n) in &self.operations_per_message {
             write!(f, "  {op} {n:.2}")?;
@@ -96,7 +116,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
     let (figures, json) = match bench {
         Bench::Accept(options) => (accept::run(&options).await?, options.json),
         Bench::Drain(options) => (drain::to_nothing(&options).await?, options.json),
-        Bench::Smtp(smtp) => (drain::to_smtp_sink(&smtp).await?, smtp.options.json),
+        Bench::Channel(channel) => (channel::run(&channel).await?, channel.options.json),
     };
     if json {
         println!("{}", serde_json::to_string(&figures)?);

@@ -1,6 +1,7 @@
 //! `bellwether demo`: the whole pipeline on this machine, fed with the example shop, and an independent count of what really arrived.
 //! It uses the public API like any client; that it runs in one process is only so that one command is enough.
 
+pub mod accounts;
 pub mod report;
 pub mod world;
 
@@ -76,22 +77,23 @@ pub async fn run(args: Demo) -> anyhow::Result<bool> {
     let mut instance = Instance::start(&config, &BTreeSet::from(Role::ALL)).await?;
     let address = instance.address.context("the API does not listen")?;
     world.connect(address);
-    say(&format!(
-        "bellwether   http://{address}\nSMTP         {}\nTwilio       {}",
-        world.mail.addr(),
-        world.texts.url()
-    ));
+    say(&format!("bellwether       http://{address}\nsmtp             {}", world.mail.addr()));
+    for (kind, receiver) in world.accounts.receivers() {
+        say(&format!("{kind:16} {}", receiver.url()));
+    }
 
     world.apply(&args.example).await.context("apply the example's definitions")?;
-    say("applied      the example's definitions");
+    say("applied          the example's definitions");
     let imported = world.import(&args.example.join("members.csv")).await.context("import members")?;
     say(&format!(
-        "imported     {} members of {} rows; {} rejected",
+        "imported         {} members of {} rows; {} rejected",
         imported.accepted, imported.read, imported.rejected
     ));
+    let browsers = world.subscribe_all(&args.example.join("browsers.csv")).await.context("subscribe browsers")?;
+    say(&format!("subscribed       {browsers} browsers"));
     let fed = feed(&world, &instance, &args).await?;
     say(&format!(
-        "fed          {} lines: {} accepted by the API, {} put on the topic as they are",
+        "fed              {} lines: {} accepted by the API, {} put on the topic as they are",
         fed.lines, fed.accepted, fed.raw
     ));
     let feeding = begun.elapsed();
@@ -205,7 +207,7 @@ async fn rest(world: &World, instance: &Instance, quiet: bool) -> anyhow::Result
 /// # Errors
 /// Log or store do not answer.
 pub async fn remaining(world: &World, instance: &Instance) -> anyhow::Result<u64> {
-    let mut left = world.texts.snapshot().callbacks.pending;
+    let mut left = world.pending();
     for (group, topics) in crate::serve::groups() {
         for topic in topics {
             left += lag(&*instance.backends.log, &group, topic).await?.iter().map(|(_, lag)| lag).sum::<u64>();

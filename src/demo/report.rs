@@ -6,16 +6,19 @@ use crate::{
         world::{Imported, World},
     },
     http::stats::Stats,
+    receivers::http::{Event, Received, Taken},
     serve::Instance,
 };
 use anyhow::Context as _;
-use bellwether_connectors::channels::Reference;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bellwether_connectors::channels::{Reference, apns, channel_of, fcm, twilio, web_push, webhook, whatsapp};
 use bellwether_schemas::{
     Channel, DeliveryId, Timestamp, Topic,
     codec::decode,
-    records::{Receipt, ReceiptKind},
+    records::{MemberAction, MemberCommand, Receipt, ReceiptKind},
 };
 use serde::Serialize;
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -63,8 +66,12 @@ pub struct ChannelReport {
     pub duplicates: u64,
     /// Different messages that it took without a word: ambiguous for us.
     pub unanswered: u64,
-    /// Delivery callbacks that we acknowledged.
-    pub confirmed: Option<u64>,
+    /// Messages that the member was shown beside another try of the same.
+    pub shown_again: u64,
+    /// Members who left by the channel's own way, and addresses that turned out to be nobody's.
+    pub left: u64,
+    /// See [`ChannelReport::left`].
+    pub gone: u64,
 }
 
 impl Report {
@@ -106,8 +113,14 @@ impl Report {
             timing,
         };
         let told = Told::read(instance, &world.project).await?;
-        report.compare(Channel::Email, &told, mail(world));
-        report.compare(Channel::Sms, &told, texts(world)?);
+        let mut got = BTreeMap::from([(Channel::Email, mail(world))]);
+        for (kind, receiver) in world.accounts.receivers() {
+            let channel = channel_of(kind).with_context(|| format!("{kind}: no channel"))?;
+            got.entry(channel).or_default().add(channel, kind, receiver.snapshot(), &told);
+        }
+        for (channel, got) in got {
+            report.compare(channel, &told, &got);
+        }
         report.balance();
         Ok(report)
     }
@@ -123,30 +136,50 @@ impl Report {
     }
 
     /// Message by message, not only by number: a loss and an invention must not cancel each other out.
-    fn compare(&mut self, channel: Channel, told: &Told, got: Got) {
-        let none = BTreeSet::new();
-        let sent = told.by_kind.get(&(channel, ReceiptKind::Sent)).unwrap_or(&none);
+    fn compare(&mut self, channel: Channel, told: &Told, got: &Got) {
         let report = self.channels.entry(channel).or_default();
         report.received = got.answered.len() as u64;
         report.duplicates = got.answered.values().map(|n| u64::from(n.saturating_sub(1))).sum();
         report.unanswered = got.unanswered.len() as u64;
-        report.confirmed = got.confirmed;
+        report.shown_again = got.shown_again;
+        let (left, gone) = (told.left(channel), told.gone(channel));
+        (report.left, report.gone) = (left.len() as u64, gone.len() as u64);
         let counted = report.counted.clone();
-        let counted = |metric: &str| counted.get(metric).copied().unwrap_or_default();
-        let lost = got.answered.keys().filter(|id| !sent.contains(id)).count();
-        let invented = sent.iter().filter(|id| !got.answered.contains_key(id)).count();
-        if lost > 0 {
-            self.differ(&format!("{channel}: acknowledged, but not told as sent"), 0, lost);
+        let answered: BTreeSet<Message> = got.answered.keys().cloned().collect();
+        let mut differences = Vec::new();
+        let mut equal = |what: &str, ours: &BTreeSet<_>, theirs: &BTreeSet<_>| {
+            let (unknown, invented) = (theirs.difference(ours).count(), ours.difference(theirs).count());
+            if unknown > 0 {
+                differences.push((format!("{channel}: {what} by the receiver, and not counted by us"), 0, unknown));
+            }
+            if invented > 0 {
+                differences.push((format!("{channel}: {what} as we say, and not by the receiver"), invented, 0));
+            }
+        };
+        equal("taken", &told.of(channel, ReceiptKind::Sent), &answered);
+        for (event, kind) in [(Event::Delivered, ReceiptKind::Delivered), (Event::Opened, ReceiptKind::Opened)] {
+            if let Some(theirs) = got.told.get(&event) {
+                equal(kind.name(), &told.of(channel, kind), theirs);
+            }
         }
-        if invented > 0 {
-            self.differ(&format!("{channel}: told as sent, but never acknowledged"), invented, 0);
+        let of_members =
+            |addresses: &BTreeSet<String>| addresses.iter().cloned().map(Message::Of).collect::<BTreeSet<_>>();
+        equal("left", &of_members(&left), &of_members(&got.left));
+        if let Some(theirs) = &got.gone {
+            equal("nobody's address", &of_members(&gone), &of_members(theirs));
         }
-        if counted("sent") != i64::try_from(got.answered.len()).unwrap_or(i64::MAX) {
-            self.differ(&format!("{channel}: sent"), counted("sent"), got.answered.len());
+        for kind in [ReceiptKind::Sent, ReceiptKind::Delivered, ReceiptKind::Opened] {
+            let (ours, theirs) = (counted.get(kind.name()).copied().unwrap_or_default(), told.of(channel, kind).len());
+            if ours != i64::try_from(theirs).unwrap_or(i64::MAX) {
+                differences.push((
+                    format!("{channel}: {}", kind.name()),
+                    usize::try_from(ours).unwrap_or_default(),
+                    theirs,
+                ));
+            }
         }
-        let delivered = told.by_kind.get(&(channel, ReceiptKind::Delivered)).unwrap_or(&none).len();
-        if counted("delivered") != i64::try_from(delivered).unwrap_or(i64::MAX) {
-            self.differ(&format!("{channel}: delivered"), counted("delivered"), delivered);
+        for (what, ours, theirs) in differences {
+            self.differ(&what, ours, theirs);
         }
     }
 
@@ -189,70 +222,170 @@ async fn dead_letters(world: &World, range: &str) -> anyhow::Result<BTreeMap<Str
     Ok(reasons)
 }
 
-/// What the pipeline told of each delivery, as it stands on the log.
+/// What is compared: a delivery of ours; or, where the receiver's message names none that we know, that message; or an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Message {
+    Ours(DeliveryId),
+    Of(String),
+}
+
+/// What the pipeline told of each delivery and heard of each member, as it stands on the log.
 #[derive(Default)]
 struct Told {
     by_kind: BTreeMap<(Channel, ReceiptKind), BTreeSet<DeliveryId>>,
+    /// Deliveries by the id that the provider gave them.
+    by_provider_id: BTreeMap<(Channel, String), DeliveryId>,
+    /// Addresses whose members left, and such as are nobody's.
+    left: BTreeMap<Channel, BTreeSet<String>>,
+    gone: BTreeMap<Channel, BTreeSet<String>>,
 }
 
 impl Told {
     async fn read(instance: &Instance, project: &str) -> anyhow::Result<Self> {
         let mut told = Self::default();
-        let log = &instance.backends.log;
-        for bounds in log.bounds(Topic::Receipts).await? {
-            let mut next = bounds.start;
-            while next < bounds.end {
-                let records = log.read(bounds.at, next, 1_000).await?;
-                let Some(last) = records.last() else { break };
-                next = last.position.offset + 1;
-                for record in &records {
-                    let receipt: Receipt = decode(&record.payload)?;
-                    if receipt.project == project {
-                        told.by_kind.entry((receipt.channel, receipt.kind)).or_default().insert(receipt.delivery);
-                    }
+        each(instance, Topic::Receipts, |payload| {
+            let receipt: Receipt = decode(payload)?;
+            if receipt.project == project {
+                told.by_kind.entry((receipt.channel, receipt.kind)).or_default().insert(receipt.delivery);
+                if let (ReceiptKind::Sent, Some(id)) = (receipt.kind, receipt.provider_id) {
+                    told.by_provider_id.insert((receipt.channel, id), receipt.delivery);
                 }
             }
-        }
+            Ok(())
+        })
+        .await?;
+        each(instance, Topic::Members, |payload| {
+            let command: MemberCommand = decode(payload)?;
+            let (Some(channel), Some(address)) = (command.channel, command.address) else { return Ok(()) };
+            let addresses = match command.action {
+                MemberAction::OptOut => &mut told.left,
+                MemberAction::Suppress => &mut told.gone,
+                _ => return Ok(()),
+            };
+            if command.project == project {
+                addresses.entry(channel).or_default().insert(recipient(&address));
+            }
+            Ok(())
+        })
+        .await?;
         Ok(told)
+    }
+
+    fn of(&self, channel: Channel, kind: ReceiptKind) -> BTreeSet<Message> {
+        self.by_kind.get(&(channel, kind)).into_iter().flatten().copied().map(Message::Ours).collect()
+    }
+
+    fn left(&self, channel: Channel) -> BTreeSet<String> {
+        self.left.get(&channel).cloned().unwrap_or_default()
+    }
+
+    fn gone(&self, channel: Channel) -> BTreeSet<String> {
+        self.gone.get(&channel).cloned().unwrap_or_default()
     }
 }
 
-/// What a receiver got.
+/// Looks at every record of a topic.
+async fn each(
+    instance: &Instance,
+    topic: Topic,
+    mut look: impl FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let log = &instance.backends.log;
+    for bounds in log.bounds(topic).await? {
+        let mut next = bounds.start;
+        while next < bounds.end {
+            let records = log.read(bounds.at, next, 1_000).await?;
+            let Some(last) = records.last() else { break };
+            next = last.position.offset + 1;
+            records.iter().try_for_each(|record| look(&record.payload))?;
+        }
+    }
+    Ok(())
+}
+
+/// An address of ours as the receiver calls it: an app's token without its platform, a browser by the end of its endpoint.
+fn recipient(address: &str) -> String {
+    let token = address.strip_prefix(fcm::PREFIX).or_else(|| address.strip_prefix(apns::PREFIX));
+    let subscription: Option<Value> = serde_json::from_str(address).ok().filter(Value::is_object);
+    let endpoint = subscription.as_ref().and_then(|s| s["endpoint"].as_str()?.rsplit('/').next());
+    endpoint.or(token).unwrap_or(address).to_owned()
+}
+
+/// What the receivers of a channel got.
+#[derive(Default)]
 struct Got {
-    answered: BTreeMap<DeliveryId, u32>,
-    unanswered: BTreeSet<DeliveryId>,
-    confirmed: Option<u64>,
+    answered: BTreeMap<Message, u32>,
+    unanswered: BTreeSet<Message>,
+    shown_again: u64,
+    /// Messages of which an event was told to us and acknowledged; only events that the provider tells.
+    told: BTreeMap<Event, BTreeSet<Message>>,
+    left: BTreeSet<String>,
+    /// Addresses that nobody is at, as far as the provider says so for good.
+    gone: Option<BTreeSet<String>>,
+}
+
+impl Got {
+    /// Adds what one receiver got.
+    fn add(&mut self, channel: Channel, kind: &str, received: Received, told: &Told) {
+        let mut by_id = BTreeMap::new();
+        for taken in &received.messages {
+            let ours =
+                delivery(kind, taken).or_else(|| told.by_provider_id.get(&(channel, taken.id.to_string())).copied());
+            let message = ours.map_or_else(|| Message::Of(taken.id.to_string()), Message::Ours);
+            by_id.insert(std::sync::Arc::clone(&taken.id), message.clone());
+            if taken.answered {
+                *self.answered.entry(message).or_default() += 1;
+            } else {
+                self.unanswered.insert(message);
+            }
+        }
+        self.shown_again += received.shown_again;
+        let reports = matches!(channel, Channel::Sms | Channel::Whatsapp);
+        for (event, ids) in received.told.into_iter().filter(|_| reports) {
+            self.told.entry(event).or_default().extend(ids.iter().filter_map(|id| by_id.get(id).cloned()));
+        }
+        self.left.extend(received.left);
+        if matches!(channel, Channel::Telegram | Channel::WebPush | Channel::AppPush) {
+            self.gone.get_or_insert_default().extend(received.nobody);
+        }
+    }
+}
+
+/// Our delivery, by what its provider lets us say of it: a reference that comes back, or what a second try is known by.
+fn delivery(kind: &str, taken: &Taken) -> Option<DeliveryId> {
+    let draft = &taken.draft;
+    let uuid = |text: &str| text.parse().ok();
+    match kind {
+        twilio::KIND => {
+            let query = draft.callback.as_deref()?.split_once('?')?.1;
+            let token = query.split('&').find_map(|p| p.strip_prefix("r="))?;
+            Some(Reference::from_token(token).ok()?.delivery)
+        }
+        whatsapp::KIND => Some(Reference::from_token(draft.callback.as_deref()?.split('.').next()?).ok()?.delivery),
+        apns::KIND | webhook::KIND => uuid(&taken.id),
+        fcm::KIND => uuid(draft.key.rsplit(' ').next()?),
+        web_push::KIND => {
+            let topic = URL_SAFE_NO_PAD.decode(draft.callback.as_deref()?).ok()?;
+            Some(DeliveryId(uuid::Uuid::from_slice(&topic).ok()?))
+        }
+        // Telegram's messages name nothing of ours.
+        _ => None,
+    }
 }
 
 fn mail(world: &World) -> Got {
     let received = world.mail.snapshot();
     // `<delivery@domain>`
-    let id = |message_id: &str| message_id.trim_start_matches('<').split('@').next().and_then(|d| d.parse().ok());
-    let answered: BTreeMap<DeliveryId, u32> =
-        received.accepted.iter().filter_map(|(message_id, n)| Some((id(message_id)?, *n))).collect();
-    let unanswered = received.unanswered.keys().filter_map(|message_id| id(message_id)).collect();
-    Got { answered, unanswered, confirmed: None }
-}
-
-fn texts(world: &World) -> anyhow::Result<Got> {
-    let received = world.texts.snapshot();
-    let mut got = Got {
-        answered: BTreeMap::new(),
-        unanswered: BTreeSet::new(),
-        confirmed: Some(received.callbacks.acknowledged),
+    let ours = |message_id: &str| {
+        let id = message_id.trim_start_matches('<').split('@').next().and_then(|d| d.parse().ok());
+        id.map_or_else(|| Message::Of(message_id.to_owned()), Message::Ours)
     };
-    for text in &received.messages {
-        let callback = text.status_callback.as_deref().context("a text without a status callback")?;
-        let query = callback.split_once('?').map_or("", |(_, query)| query);
-        let token = query.split('&').find_map(|p| p.strip_prefix("r=")).context("a callback without a reference")?;
-        let delivery = Reference::from_token(token)?.delivery;
-        if text.answered {
-            *got.answered.entry(delivery).or_default() += 1;
-        } else {
-            got.unanswered.insert(delivery);
-        }
+    Got {
+        answered: received.accepted.iter().map(|(id, n)| (ours(id), *n)).collect(),
+        unanswered: received.unanswered.keys().map(|id| ours(id)).collect(),
+        gone: Some(received.nobody.into_iter().chain(received.returns.taken.iter().map(ToString::to_string)).collect()),
+        ..Got::default()
     }
-    Ok(got)
 }
 
 impl fmt::Display for Report {
@@ -263,19 +396,34 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\n{:10} {:>6} {:>9} {:>6} {:>8} | {:>8} {:>10} {:>10}",
-            "channel", "sent", "delivered", "failed", "deferred", "received", "duplicates", "unanswered"
+            "\n{:10} {:>6} {:>9} {:>6} {:>7} {:>6} {:>8} {:>5} {:>5} | {:>8} {:>10} {:>10}",
+            "channel",
+            "sent",
+            "delivered",
+            "opened",
+            "clicked",
+            "failed",
+            "deferred",
+            "left",
+            "gone",
+            "received",
+            "duplicates",
+            "unanswered"
         )?;
         for (channel, report) in &self.channels {
             let n = |metric: &str| report.counted.get(metric).copied().unwrap_or_default();
             writeln!(
                 f,
-                "{:10} {:>6} {:>9} {:>6} {:>8} | {:>8} {:>10} {:>10}",
+                "{:10} {:>6} {:>9} {:>6} {:>7} {:>6} {:>8} {:>5} {:>5} | {:>8} {:>10} {:>10}",
                 channel.name(),
                 n("sent"),
                 n("delivered"),
+                n("opened"),
+                n("clicked"),
                 n("failed"),
                 n("deferred"),
+                report.left,
+                report.gone,
                 report.received,
                 report.duplicates,
                 report.unanswered

@@ -3,14 +3,16 @@
 use crate::{
     config::Config,
     definitions::check_provider,
+    demo::accounts::Accounts,
     http::auth::{ApiKeyConfig, Scope},
-    receivers::{SmtpOptions, SmtpReceiver, TwilioOptions, TwilioReceiver},
+    receivers::{HttpOptions, SmtpOptions, SmtpReceiver},
 };
-use anyhow::{Context as _, bail};
-use bellwether_schemas::definitions::Definitions;
+use anyhow::{Context as _, bail, ensure};
+use bellwether_connectors::channels::{smtp, twilio};
+use bellwether_schemas::definitions::{Definitions, Provider};
 use rand::distr::{Alphanumeric, SampleString};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::{
     net::SocketAddr,
@@ -18,8 +20,12 @@ use std::{
     time::Duration,
 };
 
-/// Twilio account of the example.
-const ACCOUNT: &str = "AC00000000000000000000000000000001";
+/// Domain of the return path: bounces come to a listener of ours.
+const RETURN_DOMAIN: &str = "bounce.example.com";
+
+fn random() -> String {
+    Alphanumeric.sample_string(&mut rand::rng(), 32)
+}
 
 /// Local receivers and the way in.
 #[derive(Debug)]
@@ -28,8 +34,10 @@ pub struct World {
     pub project: String,
     /// Receives e-mail.
     pub mail: SmtpReceiver,
-    /// Receives text messages.
-    pub texts: TwilioReceiver,
+    /// Receive everything else.
+    pub accounts: Accounts,
+    /// Where mail comes back to.
+    returns: SocketAddr,
     folder: PathBuf,
     key: String,
     client: reqwest::Client,
@@ -61,17 +69,18 @@ impl World {
     /// # Errors
     /// As [`World::start`].
     pub async fn start_with(folder: &Path, project: &str, mail: SmtpOptions) -> anyhow::Result<Self> {
-        let random = || Alphanumeric.sample_string(&mut rand::rng(), 32);
-        let (token, key) = (random(), random());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mail = SmtpReceiver::start(any, mail).await?;
-        let texts = TwilioReceiver::start(any, TwilioOptions::new(ACCOUNT, token.clone())).await?;
-        std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("twilio-token"), token)?;
+        let accounts = Accounts::open(folder, &HttpOptions::default()).await?;
+        // Free now, and ours in a moment.
+        let returns = std::net::TcpListener::bind(any)?.local_addr()?;
+        mail.return_to(returns);
+        std::fs::write(folder.join("return-key"), random())?;
+        let key = random();
         std::fs::write(folder.join("api-key"), &key)?;
         let client = reqwest::Client::builder().timeout(Duration::from_secs(180)).build()?;
         let (folder, project) = (folder.to_owned(), project.to_owned());
-        Ok(Self { project, mail, texts, folder, key, client, base: String::new() })
+        Ok(Self { project, mail, accounts, returns, folder, key, client, base: String::new() })
     }
 
     /// File with the API key.
@@ -80,8 +89,10 @@ impl World {
         self.folder.join("api-key")
     }
 
-    /// Gives the configuration this world's project and key.
+    /// Gives the configuration this world's project and key, and the address that mail comes back to.
     pub fn configure(&self, config: &mut Config) {
+        config.mail.listen = Some(self.returns);
+        config.mail.domains = vec![RETURN_DOMAIN.into()];
         config.default_project = Some(self.project.clone());
         config.api_keys = vec![ApiKeyConfig {
             name: "demo".into(),
@@ -102,30 +113,45 @@ impl World {
     /// # Errors
     /// The definitions do not load.
     pub fn definitions(&self, example: &Path) -> anyhow::Result<Definitions> {
-        let values = |name: &str| match name {
-            "SHOP_SMTP_HOST" => Some(self.mail.addr().ip().to_string()),
-            "SHOP_SMTP_PORT" => Some(self.mail.addr().port().to_string()),
-            "SHOP_TWILIO_URL" => Some(self.texts.url()),
-            "SHOP_CALLBACK_URL" => Some(self.base.clone()),
-            _ => std::env::var(name).ok(),
-        };
-        let loaded = crate::definitions::load(example, &values, &check_provider).map_err(|findings| {
-            anyhow::anyhow!(findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-        })?;
+        let loaded = crate::definitions::load(example, &|name: &str| std::env::var(name).ok(), &check_provider)
+            .map_err(|findings| {
+                anyhow::anyhow!(findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+            })?;
         let mut definitions = loaded.document;
         definitions.project.name.clone_from(&self.project);
-        for provider in definitions.providers.values_mut() {
+        for (name, provider) in &mut definitions.providers {
             // Retries of a demo should not take minutes.
             provider.backoff_ms = provider.backoff_ms.min(300);
-            if provider.kind == "twilio" {
-                provider.settings.insert("account_sid".into(), ACCOUNT.into());
-                provider.settings.insert("auth_token".into(), json!({"file": self.folder.join("twilio-token")}));
-                provider.settings.insert("timeout_seconds".into(), 2.into());
-            } else {
-                provider.settings.insert("timeout_seconds".into(), 2.into());
+            let settings = self.settings(name, &provider.kind);
+            if provider.kind == twilio::KIND {
+                provider.settings.remove("messaging_service_sid");
             }
+            provider.settings.extend(settings);
         }
         Ok(definitions)
+    }
+
+    /// What a provider of this name and kind must be given to reach its receiver and be called back.
+    #[must_use]
+    pub fn settings(&self, name: &str, kind: &str) -> Map<String, Value> {
+        let mut settings = self.accounts.settings(kind);
+        if kind == twilio::KIND {
+            settings.insert("status_callback_url".into(), self.home(name).into());
+        }
+        if kind == smtp::KIND {
+            let at = self.mail.addr();
+            let mail = json!({
+                "host": at.ip().to_string(), "port": at.port(), "security": "none", "timeout_seconds": 2,
+                "return_path_domain": RETURN_DOMAIN, "return_path_key": {"file": self.folder.join("return-key")},
+            });
+            settings.extend(mail.as_object().cloned().unwrap_or_default());
+        }
+        settings
+    }
+
+    /// Where a provider of this name calls back.
+    fn home(&self, name: &str) -> String {
+        format!("{}/v1/webhooks/{}/{name}", self.base, self.project)
     }
 
     /// Publishes the example's definitions.
@@ -141,6 +167,11 @@ impl World {
     /// # Errors
     /// The API refuses them.
     pub async fn publish(&self, definitions: &Definitions) -> anyhow::Result<()> {
+        for (name, Provider { kind, .. }) in &definitions.providers {
+            if let Some(receiver) = self.accounts.receiver(kind) {
+                receiver.call_home(self.home(name));
+            }
+        }
         let request = self.client.put(format!("{}/v1/definitions", self.base)).json(definitions);
         self.answer(request).await.map(drop)
     }
@@ -161,6 +192,44 @@ impl World {
     pub async fn import_csv(&self, body: Vec<u8>) -> anyhow::Result<Imported> {
         let request = self.client.post(format!("{}/v1/members/import", self.base)).header("content-type", "text/csv");
         Ok(serde_json::from_value(self.answer(request.body(body)).await?)?)
+    }
+
+    /// Has a browser of a member's subscribe, by the way that a page has: a link for the member, then the subscription with its token. The
+    /// push service calls it `name`.
+    ///
+    /// # Errors
+    /// The API refuses it.
+    pub async fn subscribe(&self, member: &str, name: &str) -> anyhow::Result<()> {
+        let link = self.client.post(format!("{}/v1/members/{member}/links", self.base));
+        let link = self.answer(link.json(&json!({"channel": "web_push"}))).await?;
+        let token = link["token"].as_str().context("the link has no `token`")?;
+        let subscription = json!({"project": self.project, "subscription": self.accounts.browser(name)?});
+        let request = self.client.post(format!("{}/v1/web-push/subscriptions", self.base)).bearer_auth(token);
+        let response = request.json(&subscription).send().await?;
+        ensure!(response.status().is_success(), "a browser cannot subscribe: {}", response.status());
+        Ok(())
+    }
+
+    /// Has the browsers of a CSV file subscribe (`client_user_id,browser`); how many.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the API refuses one.
+    pub async fn subscribe_all(&self, file: &Path) -> anyhow::Result<u64> {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let mut count = 0;
+        for line in text.lines().skip(1) {
+            let (member, browser) = line.split_once(',').with_context(|| format!("{line}: no browser"))?;
+            self.subscribe(member, browser).await?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Callbacks and returned mail that are still on their way.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.accounts.receivers().map(|(_, receiver)| receiver.pending()).sum::<u64>()
+            + self.mail.snapshot().returns.pending
     }
 
     /// Posts CloudEvents, one JSON text each; returns how many were accepted and the indices of the refused.

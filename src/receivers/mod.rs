@@ -1,17 +1,63 @@
 //! Local destinations that speak the real protocols: the demo, the end-to-end tests, the kill tests and the benches send to them and then
 //! ask what really arrived. They know nothing of the pipeline, so that what they count is independent of what the pipeline believes.
 
+pub mod apns;
+pub mod fcm;
+pub mod http;
+mod jwt;
 pub mod smtp;
+pub mod telegram;
 pub mod twilio;
+pub mod web_push;
+pub mod webhook;
+pub mod whatsapp;
 
+pub use http::{HttpOptions, HttpReceiver};
 pub use smtp::{SmtpOptions, SmtpReceiver};
-pub use twilio::{TwilioOptions, TwilioReceiver};
 
+use axum::http::Method;
+use http::{Event, Outgoing};
+use serde_json::Value;
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::sync::Notify;
+
+/// Names and values of a form, decoded.
+fn form(body: &[u8]) -> Vec<(String, String)> {
+    let url = reqwest::Url::parse(&format!("http://localhost/?{}", String::from_utf8_lossy(body)));
+    url.iter().flat_map(|url| url.query_pairs().into_owned()).collect()
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
+}
+
+/// Whether a link leads to the same origin as `home`. No other is ever followed: a demo calls nobody outside.
+fn leads_home(link: &str, home: &str) -> bool {
+    let origin = |text: &str| reqwest::Url::parse(text).map(|url| url.origin());
+    matches!((origin(link), origin(home)), (Ok(link), Ok(home)) if link == home)
+}
+
+/// A visit of the first link in a text that leads to our own pages, as a member makes it who clicks.
+fn follow(text: &str, home: &str) -> Vec<Outgoing> {
+    let end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '\\' | ')');
+    let links = text.match_indices("http").filter_map(|(at, _)| text[at..].split(end).next());
+    let link = links.map(|link| link.replace("&amp;", "&")).find(|link| leads_home(link, home));
+    link.map(|url| Outgoing { method: Method::GET, url, headers: Vec::new(), body: Vec::new() }).into_iter().collect()
+}
+
+/// What an app or service worker calls by the URLs in a push's data: `delivered_url` when it shows it, `url` when it is clicked.
+fn device(data: &Value, event: Event, home: Option<&str>) -> Vec<Outgoing> {
+    let (method, field) = match event {
+        Event::Delivered => (Method::POST, "delivered_url"),
+        Event::Opened => (Method::GET, "url"),
+        Event::Sent | Event::Failed | Event::Left => return Vec::new(),
+    };
+    let url = data[field].as_str().filter(|url| home.is_some_and(|home| leads_home(url, home)));
+    url.map(|url| Outgoing { method, url: url.to_owned(), headers: Vec::new(), body: Vec::new() }).into_iter().collect()
+}
 
 /// What a receiver has seen, and a bell that rings at every change, so that nobody has to poll for it.
 #[derive(Debug, Default)]
@@ -52,5 +98,105 @@ impl<T> Ledger<T> {
     /// A panic elsewhere leaves counts that are still true: every change is one assignment or insertion.
     fn lock(&self) -> MutexGuard<'_, T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod test_support {
+    use super::http::{Call, Contract, HttpOptions, HttpReceiver};
+    use axum::{
+        Router,
+        body::Bytes,
+        extract::State,
+        http::{HeaderMap, Method, StatusCode, Uri, Version},
+    };
+    use serde_json::Value;
+    use std::{
+        net::SocketAddr,
+        sync::{Arc, LazyLock, Mutex, atomic::AtomicU32},
+        time::Duration,
+    };
+    use tokio::net::TcpListener;
+
+    /// Longest wait for anything: it ends a test, and measures nothing.
+    pub(super) const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Loading the system's certificates takes longer than a test. No connection is kept, because each test has its own runtime.
+    pub(super) fn client() -> &'static reqwest::Client {
+        static CLIENT: LazyLock<reqwest::Client> =
+            LazyLock::new(|| reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap());
+        &CLIENT
+    }
+
+    pub(super) async fn receiver(contract: impl Contract) -> HttpReceiver {
+        receiver_with(contract, HttpOptions::default()).await
+    }
+
+    pub(super) async fn receiver_with(contract: impl Contract, options: HttpOptions) -> HttpReceiver {
+        let options =
+            HttpOptions { callback_patience: options.callback_patience.min(Duration::from_secs(20)), ..options };
+        HttpReceiver::start(([127, 0, 0, 1], 0).into(), Arc::new(contract), options).await.unwrap()
+    }
+
+    /// Posts; status and body of the answer.
+    pub(super) async fn post(url: &str, headers: &[(&str, &str)], body: String) -> (u16, Value) {
+        let mut request = client().post(url).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+
+    /// Our side of the callbacks, which answers the first `failures` with 503 and then `status`.
+    #[derive(Clone, Default)]
+    pub(super) struct Home {
+        at: Option<SocketAddr>,
+        calls: Arc<Mutex<Vec<Call>>>,
+        pub(super) failures: Arc<AtomicU32>,
+        pub(super) status: StatusCode,
+    }
+
+    impl Home {
+        pub(super) async fn start() -> Self {
+            Self::default().listen(([127, 0, 0, 1], 0).into()).await
+        }
+
+        pub(super) async fn listen(mut self, addr: SocketAddr) -> Self {
+            let listener = TcpListener::bind(addr).await.unwrap();
+            self.at = Some(listener.local_addr().unwrap());
+            let router = Router::new().fallback(Self::take).with_state(self.clone());
+            tokio::spawn(async move { axum::serve(listener, router).await });
+            self
+        }
+
+        pub(super) fn url(&self, path: &str) -> String {
+            format!("http://{}{path}", self.at.unwrap())
+        }
+
+        pub(super) fn calls(&self) -> Vec<Call> {
+            self.calls.lock().unwrap().clone()
+        }
+
+        pub(super) fn forget(&self) {
+            self.calls.lock().unwrap().clear();
+        }
+
+        async fn take(
+            State(home): State<Self>,
+            method: Method,
+            uri: Uri,
+            version: Version,
+            headers: HeaderMap,
+            body: Bytes,
+        ) -> StatusCode {
+            use std::sync::atomic::Ordering::SeqCst;
+            if home.failures.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+                return StatusCode::SERVICE_UNAVAILABLE;
+            }
+            home.calls.lock().unwrap().push(Call { method, uri, version, headers, body });
+            home.status
+        }
     }
 }

@@ -9,7 +9,7 @@ const SEED: u64 = 0x005E_ED0F_A13E_2D4A;
 /// Members that an import takes, of every sort.
 const VALID_MEMBERS: usize = 520;
 
-/// Writes `members.csv`, `events.ndjson` and `expected.json` into `examples/shop` under `root`.
+/// Writes `members.csv`, `browsers.csv`, `events.ndjson` and `expected.json` into `examples/shop` under `root`.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -23,12 +23,18 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
 }
 
 /// The files by name.
-fn files() -> [(&'static str, String); 3] {
+fn files() -> [(&'static str, String); 4] {
     let mut random = Random(SEED);
     let members = Members::generate(&mut random);
     let events = Events::generate(&members, &mut random);
     let expected = format!("{{\n  \"members\": {},\n  \"events\": {}\n}}\n", members.counts(), events.counts());
-    [("members.csv", members.csv()), ("events.ndjson", events.lines.join("\n") + "\n"), ("expected.json", expected)]
+    let browsers = members.browsers();
+    [
+        ("members.csv", members.csv()),
+        ("browsers.csv", browsers),
+        ("events.ndjson", events.lines.join("\n") + "\n"),
+        ("expected.json", expected),
+    ]
 }
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): small, and the same on every machine.
@@ -86,6 +92,26 @@ const EMAIL_BEHAVIOURS: [(&str, usize); 5] =
 const PHONE_BEHAVIOURS: [(&str, usize); 8] =
     [("0001", 4), ("0002", 6), ("0003", 5), ("0004", 5), ("0005", 4), ("0006", 1), ("0007", 3), ("0008", 5)];
 
+/// How members reached by a provider's HTTP API make its receiver behave, by the last four characters of their address; how many of each.
+const BEHAVIOURS: [(&str, usize); 9] = [
+    ("0001", 2),
+    ("0002", 3),
+    ("0003", 3),
+    ("0004", 2),
+    ("0005", 2),
+    ("0006", 1),
+    ("0007", 2),
+    ("0008", 2),
+    ("0009", 3),
+];
+/// Those who are reached in another way than by e-mail or SMS.
+const OTHERS: [&str; 6] = ["whatsapp", "telegram", "web_push", "fcm", "apns", "webhook"];
+/// How many of each of them behave as usual. Every second also has an e-mail address, and prefers the other way.
+const USUAL: usize = 30;
+/// Members who leave by SMS, and such whose mail is returned.
+const LEAVING: usize = 4;
+const BOUNCING: usize = 4;
+
 /// Rows that an import must reject: field that is wrong, and what it says.
 const REJECTED: [(&str, &str); 13] = [
     ("email", "sofia.example.com"),
@@ -104,7 +130,7 @@ const REJECTED: [(&str, &str); 13] = [
 ];
 
 /// The columns, in order.
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 18] = [
     "client_user_id",
     "email",
     "phone",
@@ -115,6 +141,14 @@ const COLUMNS: [&str; 10] = [
     "opt_ins.sms",
     "attributes.first_name",
     "attributes.city",
+    "whatsapp",
+    "telegram",
+    "app_push",
+    "webhook",
+    "opt_ins.whatsapp",
+    "opt_ins.telegram",
+    "opt_ins.app_push",
+    "opt_ins.webhook",
 ];
 
 /// One row of `members.csv`: cells by column.
@@ -126,6 +160,8 @@ struct Member {
     /// Whether a receiver treats it differently, and whether it then never answers.
     special: bool,
     silent: bool,
+    /// What the push service calls the member's browser, which no file of members can name.
+    browser: Option<String>,
 }
 
 impl Member {
@@ -181,7 +217,66 @@ impl Members {
         for (n, member) in rows.iter_mut().enumerate().filter(|(_, member)| member.rejected != Some("client_user_id")) {
             member.set("client_user_id", format!("u{:04}", n + 1));
         }
-        Self { rows }
+        let mut members = Self { rows };
+        members.add_others(random, &mut phones);
+        members
+    }
+
+    /// Members who came with the other channels, after all that were there before.
+    fn add_others(&mut self, random: &mut Random, phones: &mut BTreeSet<String>) {
+        for _ in 0..LEAVING {
+            let mut member = person(random, self.rows.len());
+            member.set("phone", phone(random, phones, Some("0009")));
+            reachable_by("sms", &mut member, false);
+            self.add(member);
+        }
+        for n in 1..=BOUNCING {
+            let mut member = person(random, self.rows.len());
+            member.set("email", format!("bounce-{n:02}@example.com"));
+            reachable_by("email", &mut member, false);
+            self.add(member);
+        }
+        for way in OTHERS {
+            let behaviours = BEHAVIOURS.iter().flat_map(|(digits, count)| std::iter::repeat_n(Some(*digits), *count));
+            for (n, digits) in behaviours.chain(std::iter::repeat_n(None, USUAL)).enumerate() {
+                let mut member = person(random, self.rows.len());
+                (member.special, member.silent) = (digits.is_some(), digits == Some("0006"));
+                let last = digits.map_or_else(|| (1000 + random.below(9000)).to_string(), str::to_owned);
+                let serial = self.rows.len();
+                let channel = if matches!(way, "fcm" | "apns") { "app_push" } else { way };
+                match way {
+                    "whatsapp" => member.set(way, phone(random, phones, Some(&last))),
+                    "telegram" => member.set(way, format!("7{serial:04}{last}")),
+                    "fcm" => member.set(channel, format!("fcm:c{serial:04}:APA91b{:012x}{last}", random.next() >> 16)),
+                    "apns" => {
+                        let words: String = (0..4).map(|_| format!("{:016x}", random.next())).collect();
+                        member.set(channel, format!("apns:{}{last}", &words[..60]));
+                    }
+                    "webhook" => member.set(way, format!("crm-{serial:04}-{last}")),
+                    _ => member.browser = Some(format!("browser-{serial:04}-{last}")),
+                }
+                if way != "web_push" {
+                    member.set(&format!("opt_ins.{channel}"), "true");
+                }
+                if digits.is_none() && n % 2 == 0 {
+                    member.set("channels", format!("{channel},email"));
+                } else {
+                    member.set("email", "");
+                }
+                self.add(member);
+            }
+        }
+    }
+
+    fn add(&mut self, mut member: Member) {
+        member.set("client_user_id", format!("u{:04}", self.rows.len() + 1));
+        self.rows.push(member);
+    }
+
+    /// Whose browsers subscribe, and what the push service calls them.
+    fn browsers(&self) -> String {
+        let named = self.rows.iter().filter_map(|m| Some((m.cell("client_user_id"), m.browser.as_deref()?)));
+        named.fold("client_user_id,browser\n".into(), |csv, (id, browser)| csv + &format!("{id},{browser}\n"))
     }
 
     fn csv(&self) -> String {
@@ -214,6 +309,11 @@ impl Members {
             ("email_unsaid", with("opt_ins.email", "")),
             ("sms_refused", with("opt_ins.sms", "false")),
             ("sms_unsaid", with("opt_ins.sms", "")),
+            ("with_whatsapp", valid.len() - with("whatsapp", "")),
+            ("with_telegram", valid.len() - with("telegram", "")),
+            ("with_app_push", valid.len() - with("app_push", "")),
+            ("with_webhook", valid.len() - with("webhook", "")),
+            ("with_browser", valid.iter().filter(|member| member.browser.is_some()).count()),
             ("with_receiver_behaviour", valid.iter().filter(|member| member.special).count()),
         ])
     }
@@ -378,13 +478,13 @@ struct Event {
 }
 
 /// Orders of members, and how many of them are also shipped.
-const ORDERS: usize = 560;
-const SHIPPED: usize = 420;
+const ORDERS: usize = 960;
+const SHIPPED: usize = 620;
 /// Orders that cost nothing (no confirmation) and orders collected in the shop (nothing is shipped): half of each.
 const CONDITION_FALSE: usize = 60;
 const CODES: usize = 250;
-const PRIZES: usize = 130;
-const TIPS: usize = 440;
+const PRIZES: usize = 330;
+const TIPS: usize = 540;
 const NO_FLOW: usize = 140;
 const UNKNOWN: usize = 40;
 const DUPLICATES: usize = 60;

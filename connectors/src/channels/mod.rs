@@ -280,6 +280,32 @@ pub fn prefix_of(kind: &str) -> &'static str {
     }
 }
 
+/// What a second try comes to where the first was perhaps taken: what a provider with `on_ambiguous: resend` does then. With `hold` there is none,
+/// whatever the provider: the delivery becomes a dead letter for an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondTry {
+    /// The provider or device knows it by this, and the member is shown one message.
+    Collapses(&'static str),
+    /// It carries the same as the first, by which the receiving side may know it; not every one looks.
+    Recognizable(&'static str),
+    /// The member gets the message twice.
+    Repeats,
+}
+
+/// What a second try by a kind of provider comes to; `None` for an unknown kind.
+#[must_use]
+pub fn second_try(kind: &str) -> Option<SecondTry> {
+    Some(match kind {
+        smtp::KIND => SecondTry::Recognizable("Message-ID"),
+        twilio::KIND | whatsapp::KIND | telegram::KIND => SecondTry::Repeats,
+        web_push::KIND => SecondTry::Collapses("Topic, and the notification's tag"),
+        fcm::KIND => SecondTry::Collapses("android.notification.tag"),
+        apns::KIND => SecondTry::Collapses("apns-collapse-id"),
+        webhook::KIND => SecondTry::Collapses("webhook-id"),
+        _ => return None,
+    })
+}
+
 /// Checks a provider's settings without fetching secrets or touching the network.
 ///
 /// # Errors

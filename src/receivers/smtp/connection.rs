@@ -96,7 +96,7 @@ impl Connection<'_> {
     async fn run(&mut self, stream: &mut TcpStream) -> io::Result<()> {
         loop {
             let pause = self.obey();
-            if !self.session.refused.is_empty() {
+            if !self.session.counted.refused.is_empty() {
                 self.shared.tally(&mut self.session);
             }
             // All answers to what was pipelined leave in one write (RFC 2920 section 3.2).

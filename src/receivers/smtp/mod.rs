@@ -13,22 +13,27 @@
 //! | `slow` | taken, but answered late |
 //! | `silent` | taken, never answered: held until the client closes |
 //! | `drop` | taken, then disconnected without an answer |
+//! | `bounce` | taken; later returned to the envelope's sender as undeliverable, where [`SmtpReceiver::return_to`] says |
 //! | anything else | `250 2.0.0` |
 
 mod connection;
+mod returns;
 mod session;
 mod text;
 
+pub use returns::Returns;
+
 use super::Ledger;
-use session::{Envelope, Session};
+use returns::Undeliverable;
+use session::{Counted, Envelope, Session};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     fmt, io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Bytes of a text line before its line feed: RFC 5321 section 4.5.3.1.6 allows 1,000 with CRLF.
@@ -74,6 +79,7 @@ impl Default for SmtpOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Behaviour {
     Accept,
+    Bounce,
     TempFail,
     PermFail,
     FullSoon,
@@ -88,7 +94,8 @@ enum Behaviour {
 
 impl Behaviour {
     /// A name that is the beginning of another comes after it.
-    const BY_NAME: [(&'static str, Self); 10] = [
+    const BY_NAME: [(&'static str, Self); 11] = [
+        ("bounce", Self::Bounce),
         ("tempfail-once", Self::TempFailOnce),
         ("tempfail", Self::TempFail),
         ("permfail", Self::PermFail),
@@ -154,12 +161,16 @@ pub struct Received {
     pub order: Vec<Taken>,
     /// Refusals by reason.
     pub refused: HashMap<Refusal, u64>,
+    /// Recipients that were refused because nobody is there (`permfail`).
+    pub nobody: BTreeSet<String>,
     /// Bytes of all messages taken.
     pub bytes: u64,
     /// Commands obeyed or refused.
     pub commands: u64,
     /// Connections accepted.
     pub connections: u64,
+    /// What became of returned messages.
+    pub returns: Returns,
 }
 
 impl Received {
@@ -211,8 +222,17 @@ impl SmtpReceiver {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         let stop = CancellationToken::new();
-        let shared = Arc::new(Shared { options, ledger: Ledger::default(), admitted: Mutex::new((Instant::now(), 0)) });
+        let (undeliverable, queue) = mpsc::channel(returns::QUEUE);
+        let shared = Arc::new(Shared {
+            options,
+            ledger: Ledger::default(),
+            admitted: Mutex::new((Instant::now(), 0)),
+            return_to: Mutex::default(),
+            undeliverable,
+        });
         tokio::spawn(connection::accept(listener, Arc::clone(&shared), stop.clone()));
+        let (returning, stopped) = (returns::run(queue, Arc::clone(&shared)), stop.clone());
+        tokio::spawn(async move { stopped.run_until_cancelled(returning).await });
         Ok(Self { addr, shared, _stop: stop.drop_guard() })
     }
 
@@ -220,6 +240,11 @@ impl SmtpReceiver {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Says which server takes mail for the senders, as their domain's MX record would.
+    pub fn return_to(&self, server: SocketAddr) {
+        *self.shared.return_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
     }
 
     /// All that was received so far.
@@ -257,6 +282,8 @@ struct Shared {
     ledger: Ledger<State>,
     /// Start of the throttle's current second, and messages admitted in it.
     admitted: Mutex<(Instant, u32)>,
+    return_to: Mutex<Option<SocketAddr>>,
+    undeliverable: mpsc::Sender<Undeliverable>,
 }
 
 #[derive(Debug, Default)]
@@ -282,15 +309,14 @@ impl Shared {
 
     /// Adds what a session counted since the last time.
     fn tally(&self, session: &mut Session<'_>) {
-        let (commands, refused) = (std::mem::take(&mut session.commands), std::mem::take(&mut session.refused));
-        self.ledger.update(|state| state.tally(commands, &refused));
+        let counted = std::mem::take(&mut session.counted);
+        self.ledger.update(|state| state.tally(counted));
     }
 
     /// Decides on a message and records it: the whole work on a message takes the lock once.
     fn judge(&self, session: &mut Session<'_>, envelope: Envelope, message: &[u8], too_large: bool) -> Verdict {
         let message_id: Arc<str> = text::message_id(message).into();
-        let commands = std::mem::take(&mut session.commands);
-        let refused = std::mem::take(&mut session.refused);
+        let counted = std::mem::take(&mut session.counted);
         let refusal = if too_large {
             Some((Refusal::TooLarge, "552 5.3.4 Message too large\r\n"))
         } else if text::has_line_over(MAX_TEXT_LINE_BYTES, message) {
@@ -301,7 +327,7 @@ impl Shared {
             None
         };
         self.ledger.update(|state| {
-            state.tally(commands, &refused);
+            state.tally(counted);
             let refusal = refusal.or_else(|| {
                 (envelope.behaviour == Behaviour::TempFailOnce && !state.tried(&envelope, &message_id, &self.options))
                     .then_some((Refusal::TempFail, "450 4.2.1 Mailbox busy, try again later\r\n"))
@@ -311,6 +337,9 @@ impl Shared {
                 return Verdict::Answer(reply.into());
             }
             let behaviour = envelope.behaviour;
+            if behaviour == Behaviour::Bounce {
+                self.bounce(&mut state.received.returns, &envelope, message);
+            }
             let answered = !matches!(behaviour, Behaviour::Silent | Behaviour::Drop);
             let number = state.record(envelope, &message_id, message, answered, self.options.keep);
             let reply = format!("250 2.0.0 Ok: queued as {number:08X}\r\n");
@@ -324,12 +353,29 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Queues the return of a message; the oldest have precedence where there are more than a queue holds.
+    fn bounce(&self, returns: &mut Returns, envelope: &Envelope, message: &[u8]) {
+        let Some(recipient) = envelope.recipients.first() else { return };
+        let undeliverable = Undeliverable {
+            sender: envelope.sender.clone(),
+            recipient: Arc::clone(recipient),
+            head: text::head(message),
+        };
+        match self.undeliverable.try_send(undeliverable) {
+            Ok(()) => returns.pending += 1,
+            Err(_) => returns.abandoned += 1,
+        }
+    }
+}
+
 impl State {
-    fn tally(&mut self, commands: u64, refused: &[Refusal]) {
+    fn tally(&mut self, Counted { commands, refused, nobody }: Counted) {
         self.received.commands += commands;
         for refusal in refused {
-            *self.received.refused.entry(*refusal).or_default() += 1;
+            *self.received.refused.entry(refusal).or_default() += 1;
         }
+        self.received.nobody.extend(nobody);
     }
 
     /// Counts a try; true when the message has been refused often enough.

@@ -34,20 +34,29 @@ pub(super) struct Session<'o> {
     options: &'o SmtpOptions,
     greeted: bool,
     envelope: Option<Envelope>,
-    /// Commands since this was last taken.
+    /// What was counted since it was last taken.
+    pub(super) counted: Counted,
+}
+
+/// What a conversation adds to the receiver's counts, beside its messages.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    /// Commands.
     pub(super) commands: u64,
-    /// Refusals since these were last taken.
+    /// Refusals.
     pub(super) refused: Vec<Refusal>,
+    /// Recipients that are nobody's.
+    pub(super) nobody: Vec<String>,
 }
 
 impl<'o> Session<'o> {
     pub(super) fn new(options: &'o SmtpOptions) -> Self {
-        Self { options, greeted: false, envelope: None, commands: 0, refused: Vec::new() }
+        Self { options, greeted: false, envelope: None, counted: Counted::default() }
     }
 
     /// Obeys a line (without its line end) and writes the reply. `admit` says whether one more message may come now.
     pub(super) fn command(&mut self, line: &[u8], admit: impl FnOnce() -> bool, reply: &mut Vec<u8>) -> Step {
-        self.commands += 1;
+        self.counted.commands += 1;
         let Ok(line) = std::str::from_utf8(line) else {
             return self.refuse(Refusal::Syntax, "500 5.5.2 Not a command: bytes outside UTF-8\r\n", reply);
         };
@@ -152,7 +161,10 @@ impl<'o> Session<'o> {
         let behaviour = Behaviour::of(mailbox);
         match behaviour {
             Behaviour::TempFail => self.refuse(Refusal::TempFail, "450 4.2.1 Mailbox busy, try again later\r\n", reply),
-            Behaviour::PermFail => self.refuse(Refusal::PermFail, "550 5.1.1 No such mailbox\r\n", reply),
+            Behaviour::PermFail => {
+                self.counted.nobody.push(mailbox.to_owned());
+                self.refuse(Refusal::PermFail, "550 5.1.1 No such mailbox\r\n", reply)
+            }
             Behaviour::FullSoon => self.refuse(Refusal::Full, "452 4.2.2 Mailbox full\r\n", reply),
             Behaviour::Full => self.refuse(Refusal::Full, "552 5.2.2 Mailbox full\r\n", reply),
             Behaviour::Policy => self.refuse(Refusal::Policy, "550 5.7.1 Refused by policy\r\n", reply),
@@ -182,7 +194,7 @@ impl<'o> Session<'o> {
     }
 
     fn refuse(&mut self, refusal: Refusal, text: &str, reply: &mut Vec<u8>) -> Step {
-        self.refused.push(refusal);
+        self.counted.refused.push(refusal);
         say(text, reply)
     }
 }

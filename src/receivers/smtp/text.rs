@@ -53,6 +53,12 @@ pub(super) fn message_id(message: &[u8]) -> &str {
     ""
 }
 
+/// The headers, without the blank line that ends them.
+pub(super) fn head(message: &[u8]) -> Vec<u8> {
+    let end = message.windows(4).position(|window| window == b"\r\n\r\n").map_or(message.len(), |at| at + 2);
+    message[..end].to_vec()
+}
+
 /// The text between `<` and `>` in a header's value, which may be folded (RFC 5322 section 2.2.3).
 fn bracketed(value: &[u8]) -> Option<&str> {
     let start = value.iter().position(|b| !b.is_ascii_whitespace())?;

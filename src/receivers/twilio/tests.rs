@@ -2,86 +2,52 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use axum::routing::post;
+use crate::receivers::{
+    http::{Callbacks, HttpOptions, HttpReceiver},
+    test_support::{Home, MINUTE, client, receiver_with},
+};
 use std::{
     collections::BTreeMap,
-    sync::{LazyLock, Mutex, atomic::AtomicU32},
-    time::Instant,
+    sync::{Arc, atomic::AtomicU32},
+    time::{Duration, Instant},
 };
+use tokio::net::TcpListener;
 
 const ACCOUNT: &str = "AC00000000000000000000000000000001";
 const TOKEN: &str = "12345";
-const MINUTE: Duration = Duration::from_secs(60);
 
-fn options() -> TwilioOptions {
-    TwilioOptions { callback_patience: Duration::from_secs(20), ..TwilioOptions::new(ACCOUNT, TOKEN) }
+fn options() -> HttpOptions {
+    HttpOptions::default()
 }
 
-async fn receiver(options: TwilioOptions) -> TwilioReceiver {
-    TwilioReceiver::start(([127, 0, 0, 1], 0).into(), options).await.unwrap()
-}
-
-/// Loading the system's certificates takes longer than a test. No connection is kept, because each test has its own runtime.
-fn client() -> &'static reqwest::Client {
-    static CLIENT: LazyLock<reqwest::Client> =
-        LazyLock::new(|| reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap());
-    &CLIENT
+async fn receiver(options: HttpOptions) -> HttpReceiver {
+    receiver_with(Twilio::new(ACCOUNT, TOKEN), options).await
 }
 
 /// Posts a message; status and body of the answer.
-async fn post_form(
-    receiver: &TwilioReceiver,
-    form: &[(&str, &str)],
-) -> reqwest::Result<(StatusCode, serde_json::Value)> {
+async fn post_form(receiver: &HttpReceiver, form: &[(&str, &str)]) -> reqwest::Result<(StatusCode, serde_json::Value)> {
     let url = format!("{}/2010-04-01/Accounts/{ACCOUNT}/Messages.json", receiver.url());
     let answer = client().post(url).basic_auth(ACCOUNT, Some(TOKEN)).form(form).send().await?;
     Ok((answer.status(), answer.json().await?))
 }
 
-async fn send(receiver: &TwilioReceiver, to: &str, body: &str) -> (StatusCode, serde_json::Value) {
+async fn send(receiver: &HttpReceiver, to: &str, body: &str) -> (StatusCode, serde_json::Value) {
     post_form(receiver, &[("To", to), ("From", "+34600000000"), ("Body", body)]).await.unwrap()
 }
 
-/// What a callback said: its signature header and its parameters.
-type Called = (String, BTreeMap<String, String>);
-
-/// Our side of the callbacks, which answers the first `failures` with 503 and then `status`.
-#[derive(Clone, Default)]
-struct Home {
-    called: Arc<Mutex<Vec<Called>>>,
-    failures: Arc<AtomicU32>,
-    status: StatusCode,
+/// The signature and the parameters of each callback.
+fn called(home: &Home) -> Vec<(String, BTreeMap<String, String>)> {
+    let read = |call: &Call| {
+        (call.header("x-twilio-signature").to_owned(), crate::receivers::form(&call.body).into_iter().collect())
+    };
+    home.calls().iter().map(read).collect()
 }
 
-impl Home {
-    async fn start(&self, addr: SocketAddr) -> SocketAddr {
-        let listener = TcpListener::bind(addr).await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let router = Router::new().route("/hook", post(Self::take)).with_state(self.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        addr
-    }
-
-    async fn take(
-        State(home): State<Self>,
-        headers: HeaderMap,
-        Form(parameters): Form<BTreeMap<String, String>>,
-    ) -> StatusCode {
-        use std::sync::atomic::Ordering::SeqCst;
-        if home.failures.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
-            return StatusCode::SERVICE_UNAVAILABLE;
-        }
-        let signature = headers["X-Twilio-Signature"].to_str().unwrap().to_owned();
-        home.called.lock().unwrap().push((signature, parameters));
-        home.status
-    }
-
-    fn statuses(&self) -> Vec<String> {
-        self.called.lock().unwrap().iter().map(|(_, parameters)| parameters["MessageStatus"].clone()).collect()
-    }
+fn statuses(home: &Home) -> Vec<String> {
+    called(home).iter().map(|(_, parameters)| parameters["MessageStatus"].clone()).collect()
 }
 
-async fn send_reported(receiver: &TwilioReceiver, to: &str, hook: &str) -> serde_json::Value {
+async fn send_reported(receiver: &HttpReceiver, to: &str, hook: &str) -> serde_json::Value {
     let form = [("To", to), ("From", "+34600000000"), ("Body", "hola"), ("StatusCallback", hook)];
     let (status, body) = post_form(receiver, &form).await.unwrap();
     assert_eq!(status, StatusCode::CREATED);
@@ -112,7 +78,7 @@ async fn a_message_is_taken_and_recorded() {
     assert!(sid.starts_with("SM") && sid.len() == 34, "{sid}");
     let received = receiver.snapshot();
     let text = &received.messages[0];
-    assert_eq!((text.sid.as_str(), text.body.as_str(), text.answered), (sid, "hola", true));
+    assert_eq!((&*text.id, text.draft.body.as_str(), text.answered), (sid, "hola", true));
     assert_eq!((received.taken, received.times["+34612345678 hola"], receiver.count()), (1, 1, 1));
     assert!(!format!("{text:?}").contains("+346"), "Debug shows no number");
 }
@@ -176,13 +142,16 @@ async fn the_last_digits_choose_the_refusal() {
         }
     }
     let refused = receiver.snapshot().refused;
-    assert_eq!(refused, HashMap::from([(21614, 2), (20429, 2), (20500, 2), (21610, 2)]));
+    assert_eq!(
+        refused,
+        HashMap::from([("21614", 2), ("20429", 2), ("20500", 2), ("21610", 2)].map(|(code, n)| (code.to_owned(), n)))
+    );
 }
 
 #[tokio::test]
 async fn slow_answers_late_and_silent_never() {
     let slow = Duration::from_millis(60);
-    let receiver = receiver(TwilioOptions { slow, silent: Duration::from_millis(30), ..options() }).await;
+    let receiver = receiver(HttpOptions { slow, silent: Duration::from_millis(30), ..options() }).await;
     let start = Instant::now();
     assert_eq!(send(&receiver, "+34612340004", "hola").await.0, StatusCode::CREATED);
     assert!(start.elapsed() >= slow);
@@ -196,33 +165,33 @@ async fn slow_answers_late_and_silent_never() {
 
 #[tokio::test]
 async fn callbacks_are_signed_over_all_their_parameters() {
-    let home = Home::default();
-    let hook = format!("http://{}/hook?ref=abc&x=1", home.start(([127, 0, 0, 1], 0).into()).await);
+    let home = Home::start().await;
+    let hook = home.url("/hook?ref=abc&x=1");
     let receiver = receiver(options()).await;
     let message = send_reported(&receiver, "+34612345678", &hook).await;
-    assert_eq!(home.statuses(), ["sent", "delivered"]);
-    for (signature, parameters) in home.called.lock().unwrap().iter() {
+    assert_eq!(statuses(&home), ["sent", "delivered"]);
+    for (signature, parameters) in called(&home) {
         let pairs: Vec<(&str, &str)> = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(*signature, sign(TOKEN, &hook, &pairs));
+        assert_eq!(signature, sign(TOKEN, &hook, &pairs));
         assert_eq!(parameters["MessageSid"], message["sid"].as_str().unwrap());
         assert_eq!((parameters["To"].as_str(), parameters["AccountSid"].as_str()), ("+34612345678", ACCOUNT));
     }
     let received = receiver.snapshot();
     assert_eq!(received.callbacks, Callbacks { acknowledged: 2, ..Callbacks::default() });
-    assert_eq!(received.times[hook.as_str()], 1);
+    assert_eq!(received.times["+34612345678 hola"], 1);
 }
 
 #[tokio::test]
 async fn the_last_digits_choose_the_callbacks() {
-    let home = Home::default();
-    let hook = format!("http://{}/hook", home.start(([127, 0, 0, 1], 0).into()).await);
+    let home = Home::start().await;
+    let hook = home.url("/hook");
     let receiver = receiver(options()).await;
     send_reported(&receiver, "+34612340005", &hook).await;
-    assert_eq!(home.statuses(), ["sent", "undelivered"]);
-    assert_eq!(home.called.lock().unwrap()[1].1["ErrorCode"], "30005");
-    home.called.lock().unwrap().clear();
+    assert_eq!(statuses(&home), ["sent", "undelivered"]);
+    assert_eq!(called(&home)[1].1["ErrorCode"], "30005");
+    home.forget();
     send_reported(&receiver, "+34612340008", &hook).await;
-    assert_eq!(home.statuses(), ["delivered", "sent", "delivered", "sent"]);
+    assert_eq!(statuses(&home), ["delivered", "sent", "delivered", "sent"]);
 }
 
 #[tokio::test]
@@ -237,30 +206,29 @@ async fn callbacks_outlive_a_server_that_is_down_or_broken() {
     assert_eq!(post_form(&receiver, &form).await.unwrap().0, StatusCode::CREATED);
     assert!(receiver.wait_for(|received| received.callbacks.retried > 1, MINUTE).await);
 
-    let home = Home { failures: Arc::new(2.into()), ..Home::default() };
-    home.start(addr).await;
+    let home = Home { failures: Arc::new(AtomicU32::new(2)), ..Home::default() }.listen(addr).await;
     assert!(receiver.wait_for(|received| received.callbacks.pending == 0, MINUTE).await);
-    assert_eq!(home.statuses(), ["sent", "delivered"]);
+    assert_eq!(statuses(&home), ["sent", "delivered"]);
     assert_eq!(receiver.snapshot().callbacks.acknowledged, 2);
 }
 
 #[tokio::test]
 async fn a_refused_callback_is_not_repeated_and_patience_ends() {
-    let home = Home { status: StatusCode::FORBIDDEN, ..Home::default() };
-    let hook = format!("http://{}/hook", home.start(([127, 0, 0, 1], 0).into()).await);
+    let home = Home { status: StatusCode::FORBIDDEN, ..Home::default() }.listen(([127, 0, 0, 1], 0).into()).await;
+    let hook = home.url("/hook");
     let strict = receiver(options()).await;
     send_reported(&strict, "+34612345678", &hook).await;
     assert_eq!(strict.snapshot().callbacks, Callbacks { refused: 2, ..Callbacks::default() });
 
     home.failures.store(u32::MAX, std::sync::atomic::Ordering::SeqCst);
-    let hasty = receiver(TwilioOptions { callback_patience: Duration::ZERO, ..options() }).await;
+    let hasty = receiver(HttpOptions { callback_patience: Duration::ZERO, ..options() }).await;
     send_reported(&hasty, "+34612345678", &hook).await;
     assert_eq!(hasty.snapshot().callbacks, Callbacks { abandoned: 2, ..Callbacks::default() });
 }
 
 #[tokio::test]
 async fn one_request_too_many_is_told_to_wait() {
-    let receiver = receiver(TwilioOptions { max_concurrent: 1, ..options() }).await;
+    let receiver = receiver(HttpOptions { max_concurrent: 1, ..options() }).await;
     let held = send(&receiver, "+34612340004", "hola");
     tokio::pin!(held);
     let taken = receiver.wait_for(|received| received.taken == 1, MINUTE);
@@ -275,12 +243,12 @@ async fn one_request_too_many_is_told_to_wait() {
 
 #[tokio::test]
 async fn only_the_last_messages_are_kept_whole() {
-    let receiver = receiver(TwilioOptions { keep: 2, ..options() }).await;
+    let receiver = receiver(HttpOptions { keep: 2, ..options() }).await;
     for body in ["one", "two", "three"] {
         send(&receiver, "+34612345678", body).await;
     }
     let received = receiver.snapshot();
-    let kept: Vec<(u64, &str)> = received.messages.iter().map(|text| (text.number, text.body.as_str())).collect();
+    let kept: Vec<(u64, &str)> = received.messages.iter().map(|text| (text.number, text.draft.body.as_str())).collect();
     assert_eq!((kept.as_slice(), received.taken), ([(1, "two"), (2, "three")].as_slice(), 3));
 }
 
