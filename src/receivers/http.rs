@@ -150,19 +150,19 @@ pub struct Reply {
     /// The provider's code of a refusal, to be counted; empty for what was no message.
     pub code: String,
     /// The answer.
-    pub response: Response,
+    pub response: Box<Response>,
 }
 
 impl Reply {
     /// Of a message that is refused.
     pub fn refusal(code: impl Into<String>, response: Response) -> Self {
-        Self { code: code.into(), response }
+        Self { code: code.into(), response: Box::new(response) }
     }
 
     /// To something else.
     #[must_use]
     pub fn other(response: Response) -> Self {
-        Self { code: String::new(), response }
+        Self { code: String::new(), response: Box::new(response) }
     }
 }
 
@@ -411,7 +411,7 @@ async fn handle(
             if !code.is_empty() {
                 shared.ledger.update(|book| *book.received.refused.entry(code).or_default() += 1);
             }
-            response
+            *response
         }
     }
 }

@@ -152,8 +152,8 @@ mod test_support {
     /// Our side of the callbacks, which answers the first `failures` with 503 and then `status`.
     #[derive(Clone, Default)]
     pub(super) struct Home {
-        at: Option<SocketAddr>,
-        calls: Arc<Mutex<Vec<Call>>>,
+        pub(super) at: Option<SocketAddr>,
+        pub(super) calls: Arc<Mutex<Vec<Call>>>,
         pub(super) failures: Arc<AtomicU32>,
         pub(super) status: StatusCode,
     }
