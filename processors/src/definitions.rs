@@ -1,16 +1,21 @@
 //! A project's definitions, checked as a whole and compiled for the hot path.
 //! Nothing is loaded here: `src/definitions.rs` reads folders, the `definitions` topic brings what was published.
 
+mod choice;
 mod condition;
 mod names;
+mod occasions;
+mod schema;
 mod validate;
 
 pub use names::{canonical_locale, did_you_mean, is_project_name, nearest};
+pub use occasions::Occasion;
+pub use schema::Misfit;
 
 use crate::content::{Content, ContentError, Rendered};
 use bellwether_schemas::{
-    Channel,
-    definitions::{Definitions, Notify, Provider},
+    Channel, Lane,
+    definitions::{Definitions, Flow, MessageType, Provider, Schema, Weighted},
     records::Event,
 };
 use condition::{Condition, variables};
@@ -82,7 +87,12 @@ pub struct Compiled {
     providers: BTreeMap<Channel, Vec<String>>,
     /// What the addresses of a provider begin with, of those that do not serve all of their channel.
     prefixes: HashMap<String, &'static str>,
+    /// Providers by template, where a type names its sender.
+    senders: HashMap<String, String>,
+    /// Schemas of the declared events, by type.
+    schemas: HashMap<String, Schema>,
     content: Content,
+    remarks: Vec<Finding>,
 }
 
 impl fmt::Debug for Compiled {
@@ -101,12 +111,55 @@ pub struct CompiledFlow {
     pub name: String,
     /// Version, part of the ids of its notifications.
     pub version: i32,
-    /// What to tell whom.
-    pub notify: Notify,
+    /// Lane.
+    pub lane: Lane,
+    /// Channels to choose from, in order; empty leaves it to the member's preference.
+    pub channels: Vec<Channel>,
+    /// Seconds after the event's acceptance when it is no longer worth sending.
+    pub expires_after_seconds: Option<u64>,
+    told: Told,
     condition: Option<Condition>,
 }
 
+/// What a flow tells.
+#[derive(Debug)]
+enum Told {
+    Template(String),
+    /// A type by id, which gives each member one of its templates.
+    Type(String, Vec<Weighted>),
+}
+
 impl CompiledFlow {
+    /// What of a flow's type is missing has been found before.
+    fn new(document: &Definitions, name: &str, flow: &Flow, condition: Option<Condition>) -> Self {
+        let notify = &flow.notify;
+        let kind = notify.kind.as_ref().and_then(|id| document.types.get_key_value(id));
+        let of_type = kind.map_or(&[][..], |(_, kind)| &kind.channels);
+        let channels = if notify.channels.is_empty() { of_type } else { &notify.channels };
+        let told = match kind {
+            Some((id, kind)) => Told::Type(id.clone(), kind.templates.clone()),
+            None => Told::Template(notify.template.clone().unwrap_or_default()),
+        };
+        Self {
+            name: name.to_owned(),
+            version: flow.version,
+            lane: notify.lane,
+            channels: channels.to_vec(),
+            expires_after_seconds: notify.expires_after_seconds,
+            told,
+            condition,
+        }
+    }
+
+    /// The template that a member gets: always the same, as long as the type's weights are.
+    #[must_use]
+    pub fn template(&self, member: &str) -> &str {
+        match &self.told {
+            Told::Template(name) => name,
+            Told::Type(id, templates) => choice::chosen(id, member, templates).unwrap_or_default(),
+        }
+    }
+
     /// Whether the flow takes the event. `data` is the event's `data`, parsed. For all flows of an event at once, see [`Compiled::triggered`].
     ///
     /// # Errors
@@ -122,16 +175,58 @@ impl Compiled {
     /// # Errors
     /// Everything that is wrong, ordered by path.
     pub fn new(document: Definitions, version: i32, check: CheckProvider<'_>) -> Result<Self, Vec<Finding>> {
-        let parts = validate::validate(&document, check)?;
-        Ok(Self {
+        let (compiled, findings) = Self::draft(document, version, check);
+        if findings.is_empty() { Ok(compiled) } else { Err(findings) }
+    }
+
+    /// As much of definitions as can be compiled, with all that is wrong, ordered by path. For looking at, not for sending.
+    #[must_use]
+    pub fn draft(document: Definitions, version: i32, check: CheckProvider<'_>) -> (Self, Vec<Finding>) {
+        let checked = validate::validate(&document, check);
+        let schemas = document.events.values().map(|event| (event.kind.clone(), event.data.clone())).collect();
+        let of_type = |kind: &MessageType| {
+            let sender = kind.sender.clone();
+            let templates = kind.templates.iter().map(|weighted| weighted.template.clone());
+            templates.filter_map(move |template| Some((template, sender.clone()?))).collect::<Vec<_>>()
+        };
+        let senders = document.types.values().flat_map(of_type).collect();
+        let compiled = Self {
+            senders,
             project: document.project.name.clone(),
             version,
             document: Arc::new(document),
-            flows_by_type: parts.flows_by_type,
-            providers: parts.providers,
-            prefixes: parts.prefixes,
-            content: parts.content,
-        })
+            flows_by_type: checked.flows_by_type,
+            providers: checked.providers,
+            prefixes: checked.prefixes,
+            schemas,
+            content: checked.content,
+            remarks: checked.remarks,
+        };
+        (compiled, checked.findings)
+    }
+
+    /// What may be published, but will not please; ordered by path.
+    #[must_use]
+    pub fn remarks(&self) -> &[Finding] {
+        &self.remarks
+    }
+
+    /// Where an event's data is not what is declared of its type. Data of a type that is not declared may be anything.
+    #[must_use]
+    pub fn misfit(&self, event_type: &str, data: &Value) -> Option<Misfit> {
+        self.schemas.get(event_type).and_then(|schema| schema::misfit(schema, data))
+    }
+
+    /// Whether the data of a type is declared at all.
+    #[must_use]
+    pub fn is_declared(&self, event_type: &str) -> bool {
+        self.schemas.contains_key(event_type)
+    }
+
+    /// On which occasions a template is used, with samples.
+    #[must_use]
+    pub fn occasions(&self, template: &str) -> Vec<Occasion> {
+        occasions::occasions(&self.document, template)
     }
 
     /// Flows that an event type triggers, by name.
@@ -172,6 +267,15 @@ impl Compiled {
         let serves = |name: &&String| self.prefixes.get(*name).is_none_or(|prefix| address.starts_with(prefix));
         let name = self.providers(channel).iter().find(serves)?;
         self.document.providers.get(name).map(|provider| (name.as_str(), provider))
+    }
+
+    /// The provider that sends a template to an address of a channel: the sender of the template's type where it serves the address.
+    #[must_use]
+    pub fn sender_of(&self, template: &str, channel: Channel, address: &str) -> Option<(&str, &Provider)> {
+        let sender = self.senders.get(template).filter(|name| self.providers(channel).contains(name));
+        let serves = |name: &&String| self.prefixes.get(*name).is_none_or(|prefix| address.starts_with(prefix));
+        let named = sender.filter(serves).and_then(|name| self.document.providers.get_key_value(name));
+        named.map(|(name, provider)| (name.as_str(), provider)).or_else(|| self.provider_of(channel, address))
     }
 
     /// Whether a template can speak on a channel at all.

@@ -51,7 +51,8 @@ pub enum Tried {
 /// Renders the delivery, unless it is too late or cannot be.
 #[must_use]
 pub fn prepare(delivery: &Delivery, project: &Compiled, now: Timestamp) -> Prepared {
-    let Some((name, provider)) = project.provider_of(delivery.channel, &delivery.address) else {
+    let sender = project.sender_of(&delivery.template, delivery.channel, &delivery.address);
+    let Some((name, provider)) = sender else {
         let detail = format!("no provider serves {} any more; apply one, then replay", delivery.channel);
         return Prepared::End(rejected(delivery, "", &detail, now));
     };

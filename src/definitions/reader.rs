@@ -9,8 +9,8 @@ use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
     definitions::{
-        ApprovedTemplate, Attachment, Button, Flow, Media, MediaKind, Notify, OnAmbiguous, Project, Provider, Template,
-        Variant,
+        ApprovedTemplate, Attachment, Button, DeclaredEvent, Flow, Media, MediaKind, MessageType, Notify, OnAmbiguous,
+        Project, Provider, Sample, Schema, Template, ValueFormat, ValueKind, Variant, Weighted,
     },
 };
 use serde_json::{Map, Value};
@@ -152,12 +152,74 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        let fields = self.fields(node, &["name", "default_locale", "default_region"]);
+        let fields = self.fields(node, &["name", "default_locale", "default_region", "attributes"]);
         Project {
             name: self.required(&fields, "name", Self::text),
             default_locale: self.required(&fields, "default_locale", Self::text),
             default_region: self.optional(&fields, "default_region", Self::text),
+            attributes: self.optional(&fields, "attributes", Self::properties),
         }
+    }
+
+    /// `events/NAME.yaml`.
+    pub(super) fn event(&mut self, node: &Node) -> DeclaredEvent {
+        let fields = self.fields(node, &["type", "data", "samples"]);
+        DeclaredEvent {
+            kind: self.required(&fields, "type", Self::text),
+            data: self.required(&fields, "data", Self::schema),
+            samples: self
+                .optional(&fields, "samples", |r, n| {
+                    Some(r.entries(n).iter().map(|e| (e.key.clone(), r.sample(&e.value))).collect())
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    fn sample(&mut self, node: &Node) -> Sample {
+        let fields = self.fields(node, &["data", "member"]);
+        Sample {
+            data: self.required(&fields, "data", |_, node| Some(node.json())),
+            member: self.optional(&fields, "member", Self::json).unwrap_or_default(),
+        }
+    }
+
+    fn schema(&mut self, node: &Node) -> Option<Schema> {
+        let known = ["type", "description", "properties", "required", "items", "enum", "format"];
+        let fields = self.fields(node, &known);
+        let list = |r: &mut Self, n: &Node| r.list(n, |_, n| Some(n.json()));
+        fields.is_map.then(|| Schema {
+            kind: self.optional(&fields, "type", |r, n| r.choice(n, "type", &ValueKind::ALL)),
+            description: self.optional(&fields, "description", Self::text),
+            properties: self.optional(&fields, "properties", Self::properties).unwrap_or_default(),
+            required: self.optional(&fields, "required", |r, n| r.list(n, Self::text)).unwrap_or_default(),
+            items: self.optional(&fields, "items", Self::schema).map(Box::new),
+            choices: self.optional(&fields, "enum", list).unwrap_or_default(),
+            format: self.optional(&fields, "format", |r, n| r.choice(n, "format", &ValueFormat::ALL)),
+        })
+    }
+
+    fn properties(&mut self, node: &Node) -> Option<BTreeMap<String, Schema>> {
+        let entries = self.entries(node);
+        Some(entries.iter().map(|e| (e.key.clone(), self.schema(&e.value).unwrap_or_default())).collect())
+    }
+
+    /// `types/ID.yaml`.
+    pub(super) fn message_type(&mut self, node: &Node) -> MessageType {
+        let fields = self.fields(node, &["name", "channels", "sender", "templates"]);
+        MessageType {
+            name: self.optional(&fields, "name", Self::text),
+            channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
+            sender: self.optional(&fields, "sender", Self::text),
+            templates: self.required(&fields, "templates", |r, n| r.list(n, Self::weighted)),
+        }
+    }
+
+    fn weighted(&mut self, node: &Node) -> Option<Weighted> {
+        let fields = self.fields(node, &["template", "weight"]);
+        Some(Weighted {
+            template: self.required(&fields, "template", Self::text),
+            weight: self.optional(&fields, "weight", Self::whole_number).unwrap_or(Weighted::DEFAULT_WEIGHT),
+        })
     }
 
     /// `providers.yaml`.
@@ -323,7 +385,8 @@ impl Reader {
                 None => {
                     self.required(&fields, "notify", |_, _| Some(()));
                     Notify {
-                        template: String::new(),
+                        template: None,
+                        kind: None,
                         lane: Lane::Bulk,
                         channels: Vec::new(),
                         expires_after_seconds: None,
@@ -334,10 +397,11 @@ impl Reader {
     }
 
     fn notify(&mut self, node: &Node) -> Notify {
-        let fields = self.fields(node, &["template", "lane", "channels", "expires_after_seconds"]);
+        let fields = self.fields(node, &["template", "type", "lane", "channels", "expires_after_seconds"]);
         let lanes = Lane::ALL.map(|lane| (lane.name(), lane));
         Notify {
-            template: self.required(&fields, "template", Self::text),
+            template: self.optional(&fields, "template", Self::text),
+            kind: self.optional(&fields, "type", Self::text),
             lane: self.required(&fields, "lane", |r, n| r.choice(n, "lane", &lanes).map(Some)).unwrap_or(Lane::Bulk),
             channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             expires_after_seconds: self.optional(&fields, "expires_after_seconds", Self::whole_number),

@@ -23,7 +23,7 @@ use utoipa::{
         super::notifications::of_event, super::notifications::story,
         super::stats::figures,
         super::dead_letters::list, super::dead_letters::show, super::dead_letters::replay,
-        super::definitions::read, super::definitions::publish,
+        super::definitions::read, super::definitions::publish, super::preview::preview,
         super::webhooks::receive, super::webhooks::subscribe,
         super::probes::live, super::probes::ready, super::probes::metrics,
         document,
