@@ -9,7 +9,7 @@ pub use diff::diff;
 
 use bellwether_connectors::channels::{self, ConfigError};
 use bellwether_processors::definitions::{CheckProvider, Compiled, Finding, ProviderCheck, SettingProblem};
-use bellwether_schemas::definitions::{DeclaredEvent, Definitions, MessageType, Project, Template};
+use bellwether_schemas::definitions::{DeclaredEvent, Definitions, MessageType, Template};
 use reader::Reader;
 use serde_json::{Map, Value};
 use std::{

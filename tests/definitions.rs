@@ -328,6 +328,54 @@ fn mistakes_in_what_else_a_folder_may_have_are_told_with_file_and_line() {
     insta::assert_snapshot!(told);
 }
 
+/// The files that the README's section on templates has a newcomer write: each block of text belongs to the file named last before it.
+fn of_the_readme() -> Vec<(String, String)> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, section) = readme.split_once("### A template in ten minutes").unwrap();
+    let section = section.split("\n#").next().unwrap();
+    let (mut files, mut name, mut block) = (Vec::new(), String::new(), None::<String>);
+    for line in section.lines() {
+        let fence = line.trim_start().starts_with("```");
+        match block.take() {
+            None if fence => block = Some(String::new()),
+            None => {
+                let named = line.split('`').skip(1).step_by(2);
+                name = named.filter(|word| word.contains('/') && word.contains('.')).last().map_or(name, str::to_owned);
+            }
+            Some(text) if fence => files.push((name.clone(), text)),
+            Some(text) => {
+                let indent = if name.starts_with("types/") { 0 } else { 3 };
+                block = Some(text + line.get(indent..).unwrap_or_default() + "\n");
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn what_the_readme_has_a_newcomer_write_can_be_published() {
+    let mut files = of_the_readme();
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    let written = ["events/order_placed.yaml", "layouts/letter.html", "templates/order_placed.yaml"];
+    assert_eq!(names, [&written[..], &["flows/order_placed.yaml", "types/receipt.yaml"]].concat());
+    // The second template is any other; and the flow now tells the type.
+    files.push(("templates/order_placed_short.yaml".into(), files[2].1.clone()));
+    files[3].1 = files[3].1.replace("template: order_placed", "type: receipt");
+    let changes: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let loaded = read(shop(&changes).path()).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let (_, sample) = &loaded.compiled.occasions("order_placed")[0].samples[0];
+    let said = |channel, locale| {
+        let rendered = loaded.compiled.render("order_placed", channel, Some(locale), sample).unwrap();
+        rendered.variant.html.or(rendered.variant.text).unwrap()
+    };
+    assert!(
+        said(Channel::Email, "en").contains("<p>Hi Ana, you paid €42.50.</p><p>Almendra"),
+        "{}",
+        said(Channel::Email, "en")
+    );
+    assert_eq!(said(Channel::Sms, "es-AR"), "Pedido A-1: 42,50\u{a0}€");
+}
+
 #[test]
 fn a_folder_that_is_not_there_says_so() {
     let errors = read(Path::new("/nowhere/at/all")).unwrap_err();

@@ -19,7 +19,7 @@ pub use preview::Previewed;
 use crate::definitions::canonical_locale;
 use bellwether_schemas::{
     Channel, Timestamp,
-    definitions::{Place, Template, Variant},
+    definitions::{Place, Template, Tracking, Variant},
     member::Profile,
 };
 use formats::Formats;
@@ -99,6 +99,7 @@ pub enum ContentError {
 #[derive(Debug)]
 pub struct Content {
     default_locale: String,
+    offers_unsubscribe: bool,
     /// By locale in its canonical spelling.
     engines: HashMap<String, Engine>,
     /// Template → channel → locale in its canonical spelling → the variant, each text replaced by the name that the engine has for it.
@@ -185,7 +186,17 @@ fn innermost(error: &minijinja::Error) -> &minijinja::Error {
 
 impl Content {
     pub(crate) fn new(default_locale: &str) -> Self {
-        Self { default_locale: default_locale.to_owned(), engines: HashMap::new(), variants: HashMap::new() }
+        Self {
+            default_locale: default_locale.to_owned(),
+            offers_unsubscribe: false,
+            engines: HashMap::new(),
+            variants: HashMap::new(),
+        }
+    }
+
+    /// Lets texts that are added later say `{{ unsubscribe_url }}`. A place is rendered, because the link is sealed for each try of a delivery, with a key.
+    pub(crate) fn offer_unsubscribe(&mut self) {
+        self.offers_unsubscribe = true;
     }
 
     /// Compiles every text of a template; what compiles is kept.
@@ -221,7 +232,11 @@ impl Content {
                 let problem = format!("the project has more than {MAX_LOCALES} locales");
                 return Err(Fault { problem, ..Fault::default() });
             }
-            self.engines.insert(locale.to_owned(), Engine::new(locale, parts)?);
+            let mut engine = Engine::new(locale, parts)?;
+            if self.offers_unsubscribe {
+                engine.environment.add_global("unsubscribe_url", Tracking::UNSUBSCRIBE_PLACE);
+            }
+            self.engines.insert(locale.to_owned(), engine);
         }
         self.engines.get_mut(locale).ok_or_else(Fault::default)
     }

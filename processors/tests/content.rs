@@ -319,14 +319,17 @@ fn a_type_gives_each_member_one_template_always_the_same() {
 #[test]
 fn a_type_s_sender_sends_what_it_can() {
     let mut document = changed("providers/another", json!({"kind": "sms"}));
-    let sender = |document: &Value, template: &str, channel| {
+    let sender = |document: &Value, channel, stopped: &str| {
         let compiled = compile(document.clone()).unwrap();
-        compiled.sender_of(template, channel, "+34600000000").map(|(name, _)| name.to_owned()).unwrap()
+        let may_call = |name: &str| name != stopped;
+        compiled.sender_of("short", channel, "+34600000000", may_call).map(|(name, _)| name.to_owned()).unwrap()
     };
-    assert_eq!(sender(&document, "short", Channel::Sms), "another", "the first by name");
-    document["types"]["receipt"]["sender"] = json!("text");
-    assert_eq!(sender(&document, "short", Channel::Sms), "text");
-    assert_eq!(sender(&document, "short", Channel::Email), "mail", "which the sender does not serve");
+    for (named, other) in [("text", "another"), ("another", "text")] {
+        document["types"]["receipt"]["sender"] = json!(named);
+        assert_eq!(sender(&document, Channel::Sms, ""), named, "whatever the address's own order is");
+        assert_eq!(sender(&document, Channel::Sms, named), other, "while the sender may not be called");
+        assert_eq!(sender(&document, Channel::Email, ""), "mail", "which the sender does not serve");
+    }
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use crate::{
     bench::{Figure, Ground, Options, PATIENCE, Smtp, usage::Start},
     metrics::Metrics,
-    runtime::{clock::Clock, definitions::published, sinks::Sinks},
+    runtime::{clock::Clock, sinks::Sinks},
     serve::{Instance, Role, lag},
 };
 use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
 use bellwether_connectors::{
-    channels::{self, Accepted, Message, SendError, Sink},
+    channels::{Accepted, Message, SendError, Sink},
     log::Append,
 };
 use bellwether_processors::{Processor, track::Track};
@@ -17,7 +17,7 @@ use bellwether_schemas::{
     Channel, Timestamp, Topic,
     codec::encode,
     member::{Address, Profile},
-    records::Event,
+    records::{DefinitionSet, Event},
     rows::Row,
 };
 use serde_json::json;
@@ -41,7 +41,8 @@ pub async fn to_nothing(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let ground = Ground::open(options).await?;
     let what = format!("drain, {}, to a no-op", ground.name());
     let settings = json!({"host": "127.0.0.1", "port": 25, "security": "none", "from_address": "a@example.com"});
-    let sinks = Sinks::with(ground.metrics.clone(), Box::new(|_| Ok(Arc::new(Nothing) as Arc<dyn Sink>)));
+    let sinks =
+        Sinks::with(ground.metrics.clone(), Clock::system(), Box::new(|_| Ok(Arc::new(Nothing) as Arc<dyn Sink>)));
     let figure = drain(ground, sinks, options.messages, 300, 1_024, settings, what).await?;
     Ok(vec![figure])
 }
@@ -59,7 +60,7 @@ pub async fn to_smtp_sink(smtp: &Smtp) -> anyhow::Result<Vec<Figure>> {
         "host": sink.address.ip().to_string(), "port": sink.address.port(), "security": "none",
         "from_address": "a@example.com", "pool": {"max_connections": smtp.connections},
     });
-    let sinks = Sinks::with(ground.metrics.clone(), Box::new(|p| channels::build(&p.kind, &p.settings)));
+    let sinks = Sinks::new(ground.metrics.clone(), Clock::system());
     let figure = drain(ground, sinks, smtp.options.messages, smtp.size, smtp.in_flight, settings, what).await?;
     Ok(vec![source, figure])
 }
@@ -88,7 +89,13 @@ async fn drain(
         "flows": {"note": {"on": "bench.note", "notify": {"template": "note", "lane": "transactional"}}},
     });
     let (log, store, clock) = (&ground.backends.log, &ground.backends.store, Clock::system());
-    let set = published(PROJECT, 1, "bench", document.to_string(), &clock);
+    let set = DefinitionSet {
+        project: PROJECT.into(),
+        version: 1,
+        published_at: clock.now(),
+        actor: "bench".into(),
+        document: document.to_string(),
+    };
     log.append(vec![append(Topic::Definitions, PROJECT.as_bytes().to_vec(), encode(&set)?)]).await?;
     let members: Vec<u64> = (0..MEMBERS.min(messages)).collect();
     for some in members.chunks(500) {

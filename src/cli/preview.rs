@@ -119,6 +119,7 @@ fn text(answer: &Answer) -> String {
                 let beyond = if size.exceeded { ", which is too much" } else { "" };
                 out += &format!("{}: {} of {} {}{beyond}\n", size.what, size.size, size.limit, size.unit);
             }
+            out += &variant.segments.map(|segments| format!("{segments}\n")).unwrap_or_default();
             for error in &variant.errors {
                 out += &format!("error: {error}\n");
             }
@@ -190,6 +191,9 @@ fn article(body: &mut String, variant: &VariantPreview) {
         let class = if size.exceeded { " class=\"beyond\"" } else { "" };
         let words = format!("{}: {} of {} {}", size.what, size.size, size.limit, size.unit);
         put(body, format_args!("<li{class}>{}</li>", escaped(&words)));
+    }
+    if let Some(segments) = variant.segments {
+        put(body, format_args!("<li>{segments}</li>"));
     }
     *body += "</ul></article>";
 }

@@ -18,6 +18,7 @@ use bellwether_schemas::{
     Channel,
     definitions::{Definitions, Variant},
     member::Profile,
+    segments::{Segments, segments},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -102,6 +103,10 @@ pub struct VariantPreview {
     pub derived_text: Option<String>,
     /// How much it takes of its channel's limits.
     pub sizes: Vec<Size>,
+    /// Of a text message: what carriers bill.
+    #[schema(value_type = Option<Object>, example = json!({"encoding": "GSM-7", "units": 142, "segments": 1}))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<Segments>,
     /// What is wrong with it.
     pub errors: Vec<String>,
 }
@@ -288,9 +293,11 @@ fn variant(template: &str, shown: Previewed, findings: &[Finding]) -> VariantPre
         .as_ref()
         .filter(|message| channel == Channel::Email && message.text.is_none())
         .and_then(|m| m.html.as_deref());
+    let said = message.as_ref().filter(|_| channel == Channel::Sms).and_then(|message| message.text.as_deref());
     VariantPreview {
         channel,
         locale,
+        segments: said.map(segments),
         derived_text: html.and_then(plain),
         message,
         sizes: measures.iter().map(Size::from).collect(),

@@ -2,32 +2,48 @@
 //! A rule only says what is wrong; it changes nothing.
 
 use super::{
-    CheckProvider, CompiledFlow, Finding, SettingProblem,
+    CheckProvider, CompiledFlow, Finding, SettingProblem, Terms,
     condition::{Condition, variables},
     names::{canonical_locale, did_you_mean, is_project_name, name_problem},
     occasions::{MEMBER, Occasion, occasions, templates_of},
     schema::{contradictions, misfit},
 };
-use crate::content::{
-    self, Content, Fault,
-    limits::{Beyond, measures},
-    parts::{self, Parts},
-    scope::{self, Lack, Missing},
-    shape,
+use crate::{
+    caps,
+    content::{
+        self, Content, Fault,
+        limits::{Beyond, measures},
+        parts::{self, Parts},
+        scope::{self, Lack, Missing},
+        shape,
+    },
+    hours::{self, Hours},
 };
 use bellwether_schemas::{
-    Channel, Timestamp,
-    definitions::{Definitions, Flow, MessageType, Place, Schema, Template, Variant, Weighted},
+    Channel, Lane, Timestamp,
+    definitions::{Definitions, Flow, MessageType, Notify, Per, Place, Schema, Template, Tracking, Variant, Weighted},
     records::Event,
+    segments::{
+        Encoding::{Gsm7, Ucs2},
+        Segments, only_foreign, segments,
+    },
 };
+use jiff::tz::TimeZone;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
+/// The greatest priority of a notification.
+const MAX_PRIORITY: u8 = 9;
 /// Calls at once that a claim window may hold: one bit each in a commit's metadata (law 2).
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=4096;
+/// Longest address of a tracking domain: with a token behind it a link must fit a line of mail, and what providers take.
+const MAX_BASE_URL: usize = 200;
+/// Keys that links may have been sealed with before: each is tried for each link.
+const MAX_PREVIOUS_KEYS: usize = 8;
 
 /// What the checks made on their way; of what is wrong, as much as could be made.
 pub(super) struct Checked {
@@ -35,9 +51,12 @@ pub(super) struct Checked {
     pub(super) providers: BTreeMap<Channel, Vec<String>>,
     pub(super) prefixes: HashMap<String, &'static str>,
     pub(super) content: Content,
+    pub(super) terms: HashMap<String, Terms>,
+    pub(super) other_terms: [Terms; 2],
+    pub(super) zone: TimeZone,
     /// What is wrong, ordered by path.
     pub(super) findings: Vec<Finding>,
-    /// What may be published, but will not please; ordered by path.
+    /// What is allowed and worth a look; ordered by path.
     pub(super) remarks: Vec<Finding>,
 }
 
@@ -56,17 +75,41 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Chec
     }
     types(document, providers.as_ref(), &mut findings);
     let flows_by_type = flows(document, &mut findings);
+    let zone = zone(document, &mut findings);
+    caps(document, &mut findings);
+    let terms = document.flows.iter().map(|(name, flow)| {
+        let path = format!("flows.{name}.notify");
+        (name.clone(), terms(&path, document, &flow.notify, &mut findings))
+    });
+    let terms: HashMap<_, _> = terms.collect();
+    // What the project says was told of already, if it is wrong.
+    let other_terms = Lane::ALL.map(|lane| {
+        let hours = project_hours(document, lane == Lane::Bulk).unwrap_or_default();
+        Terms { category: category_of(lane).into(), priority: 0, hours, spread: Duration::ZERO }
+    });
     let Findings { mut wrong, mut remarks } = findings;
     for all in [&mut wrong, &mut remarks] {
         all.sort();
         all.dedup();
     }
-    Checked { flows_by_type, providers: providers.unwrap_or_default(), prefixes, content, findings: wrong, remarks }
+    Checked {
+        flows_by_type,
+        providers: providers.unwrap_or_default(),
+        prefixes,
+        content,
+        terms,
+        other_terms,
+        zone,
+        findings: wrong,
+        remarks,
+    }
 }
 
 #[derive(Default)]
 struct Findings {
+    /// What must be corrected.
     wrong: Vec<Finding>,
+    /// What is only to be known.
     remarks: Vec<Finding>,
 }
 
@@ -86,9 +129,15 @@ impl Findings {
         self.wrong.push(Finding { path, line, column, problem, remedy });
     }
 
-    fn remark(&mut self, path: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) {
+    fn remark(
+        &mut self,
+        path: impl Into<String>,
+        (line, column): (Option<u32>, Option<u32>),
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         let (path, problem, remedy) = (path.into(), problem.into(), remedy.into());
-        self.remarks.push(Finding { path, line: None, column: None, problem, remedy });
+        self.remarks.push(Finding { path, line, column, problem, remedy });
     }
 
     /// Something wrong with a text, or with a part that it uses.
@@ -137,7 +186,63 @@ fn project(document: &Definitions, findings: &mut Findings) -> bool {
     for (name, declared) in project.attributes.iter().flatten() {
         schema(&format!("project.attributes.{name}"), declared, findings);
     }
+    if let Some(settings) = &project.tracking {
+        tracking(settings, findings);
+    }
     is_locale
+}
+
+fn tracking(tracking: &Tracking, findings: &mut Findings) {
+    const PATH: &str = "project.tracking";
+    if let Some(problem) = base_url_problem(&tracking.base_url) {
+        findings.add(
+            format!("{PATH}.base_url"),
+            problem,
+            "write the public address, such as `https://links.example.com`",
+        );
+    }
+    if tracking.previous_keys.len() > MAX_PREVIOUS_KEYS {
+        let problem = format!("there are {} previous keys", tracking.previous_keys.len());
+        let remedy = format!("keep at most {MAX_PREVIOUS_KEYS}: links of older keys open no more");
+        findings.add(format!("{PATH}.previous_keys"), problem, remedy);
+    }
+    if tracking.previous_keys.contains(&tracking.key) {
+        findings.add(
+            format!("{PATH}.previous_keys"),
+            "the key is among the previous ones",
+            "name a new key, or drop it there",
+        );
+    }
+    for (index, channel) in tracking.channels.iter().enumerate() {
+        let path = format!("{PATH}.channels.{index}");
+        if *channel == Channel::Webhook {
+            findings.add(path, "a webhook's document has no links that we know", "remove it");
+        } else if tracking.channels[..index].contains(channel) {
+            findings.add(path, format!("{channel} is there twice"), "remove one");
+        }
+    }
+    for (index, lane) in tracking.unsubscribe.iter().enumerate() {
+        if tracking.unsubscribe[..index].contains(lane) {
+            findings.add(format!("{PATH}.unsubscribe.{index}"), format!("{lane} is there twice"), "remove one");
+        }
+    }
+}
+
+/// Why links cannot begin with it, if so. It is put into HTML, headers and JSON as it is.
+fn base_url_problem(url: &str) -> Option<&'static str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let Some(rest) = rest else { return Some("this is no web address") };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host =
+        authority.strip_prefix("[::1]").map_or_else(|| authority.split(':').next().unwrap_or_default(), |_| "[::1]");
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-._~/:[]".contains(c);
+    if host.is_empty() || !rest.chars().all(is_part) {
+        return Some("it must be host, port and path alone, in ASCII");
+    }
+    if !url.starts_with("https://") && !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+        return Some("it must be https: a link tells who follows it");
+    }
+    (url.len() > MAX_BASE_URL).then_some("it has more than 200 characters")
 }
 
 /// Providers by channel, `None` where a provider's channel is not known, so that no rule builds on the gap; and their prefixes.
@@ -284,6 +389,9 @@ fn templates(document: &Definitions, findings: &mut Findings) -> Content {
     let parts = Parts::of(document);
     check_parts(document, &parts, findings);
     let mut content = Content::new(&document.project.default_locale);
+    if document.project.tracking.is_some() {
+        content.offer_unsubscribe();
+    }
     for (name, template) in &document.templates {
         let path = format!("templates.{name}");
         content.add(&parts, name, template, |channel, locale, place, fault| {
@@ -310,6 +418,7 @@ fn templates(document: &Definitions, findings: &mut Findings) -> Content {
         if occasions.is_empty() {
             findings.remark(
                 path.as_str(),
+                (None, None),
                 "no flow tells this template, so that it was not tried",
                 "tell it by a flow or type, or remove it",
             );
@@ -557,21 +666,48 @@ fn texts(
             }
         }
         if is_rendered {
-            lengths(path, channel, &rendered, &sample, findings);
+            let is_sendable = lengths(path, channel, &rendered, &sample, findings);
+            if let (Channel::Sms, true, Some(said)) = (channel, is_sendable, &rendered.text) {
+                let text = variant.text.as_deref().unwrap_or_default();
+                cost_of_text(&format!("{path}.text"), text, said, &sample, findings);
+            }
         }
     }
 }
 
-fn lengths(path: &str, channel: Channel, rendered: &Variant, sample: &str, findings: &mut Findings) {
+/// Whether providers would take it at all.
+fn lengths(path: &str, channel: Channel, rendered: &Variant, sample: &str, findings: &mut Findings) -> bool {
+    let mut is_sendable = true;
     for measure in measures(channel, rendered).into_iter().filter(content::limits::Measure::is_exceeded) {
         let limit = measure.limit;
         let problem = format!("with {sample}, {} has {} {}", limit.what, measure.size, limit.unit.name());
         let remedy = format!("at most {} fit: shorten it ({})", limit.most, limit.source);
         let path = format!("{path}.{}", limit.field);
         match limit.beyond {
-            Beyond::Refused => findings.add(path, problem, remedy),
-            Beyond::Remark => findings.remark(path, problem, remedy),
+            Beyond::Refused => {
+                is_sendable = false;
+                findings.add(path, problem, remedy);
+            }
+            Beyond::Remark => findings.remark(path, (None, None), problem, remedy),
         }
+    }
+    is_sendable
+}
+
+/// What a text message is billed as, where that may be a surprise.
+fn cost_of_text(path: &str, text: &str, rendered: &str, sample: &str, findings: &mut Findings) {
+    let counted = segments(rendered);
+    if let Some(foreign) = only_foreign(rendered) {
+        let at = text.find(foreign).map_or((None, None), |at| place(text, at));
+        let problem =
+            format!("`{foreign}` (U+{:04X}) alone makes UCS-2 of a GSM-7 text ({counted})", u32::from(foreign));
+        let remedy = format!("another character leaves room for {} instead of {}", Gsm7.alone(), Ucs2.alone());
+        findings.remark(path, at, problem, remedy);
+    } else if counted.segments > 1 {
+        let Segments { encoding, units, .. } = counted;
+        let problem = format!("the message of {sample} makes {counted}, each of which is billed");
+        let remedy = format!("{} of its {units} units fit into one", encoding.alone());
+        findings.remark(path, (None, None), problem, remedy);
     }
 }
 
@@ -828,5 +964,111 @@ fn holds(
     if let Err(problem) = condition.holds(&variables(&event, data)) {
         let problem = format!("cannot be evaluated for {of}: {problem}");
         findings.add(path, problem, "correct the condition, or the sample");
+    }
+}
+
+/// The zone of members who have none of their own.
+fn zone(document: &Definitions, findings: &mut Findings) -> TimeZone {
+    let name = document.project.time_zone.as_deref().unwrap_or("UTC");
+    hours::zone(name).unwrap_or_else(|| {
+        let remedy = "use an IANA name, such as `Europe/Madrid`";
+        findings.add("project.time_zone", format!("`{name}` is no time zone"), remedy);
+        TimeZone::UTC
+    })
+}
+
+/// Quiet hours and holidays of the project, where they are to be kept.
+fn project_hours(document: &Definitions, kept: bool) -> Result<Hours, hours::BadTime> {
+    let project = &document.project;
+    let (quiet, holidays) = if kept { (project.quiet_hours.as_ref(), &project.holidays[..]) } else { (None, &[][..]) };
+    Hours::new(quiet, None, holidays)
+}
+
+/// What caps count a lane's messages as, where their flow says nothing.
+const fn category_of(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Transactional => "transactional",
+        Lane::Bulk => "marketing",
+    }
+}
+
+fn terms(path: &str, document: &Definitions, notify: &Notify, findings: &mut Findings) -> Terms {
+    if notify.priority > MAX_PRIORITY {
+        findings.add(format!("{path}.priority"), format!("priority is {}", notify.priority), "use 0 to 9");
+    }
+    if let Some(category) = &notify.category {
+        findings.name(&format!("{path}.category"), category);
+    }
+    let kept = notify.quiet.unwrap_or(notify.lane == Lane::Bulk);
+    let mut hours = project_hours(document, kept).unwrap_or_default();
+    if let Some(window) = &notify.window {
+        match Hours::new(None, Some(window), &[]) {
+            Ok(of_flow) => {
+                if of_flow.window.is_some_and(|(from, to)| from >= to) {
+                    let remedy = "let it open before it closes; a night is two windows, or the project's quiet hours";
+                    findings.add(format!("{path}.window.to"), "the window has no width", remedy);
+                }
+                (hours.window, hours.days) = (of_flow.window, of_flow.days);
+            }
+            Err(error) => findings.add(format!("{path}.window"), error.to_string(), "correct it"),
+        }
+    }
+    let category = notify.category.clone().unwrap_or_else(|| category_of(notify.lane).into());
+    let spread = Duration::from_secs(notify.spread_seconds.unwrap_or(0));
+    Terms { category, priority: notify.priority, hours, spread }
+}
+
+fn caps(document: &Definitions, findings: &mut Findings) {
+    let project = &document.project;
+    for (name, problem) in [
+        ("quiet_hours", Hours::new(project.quiet_hours.as_ref(), None, &[]).err()),
+        ("holidays", Hours::new(None, None, &project.holidays).err()),
+    ] {
+        if let Some(problem) = problem {
+            findings.add(format!("project.{name}"), problem.to_string(), "correct it");
+        }
+    }
+    let used: BTreeSet<String> = document
+        .flows
+        .values()
+        .map(|flow| flow.notify.category.clone().unwrap_or_else(|| category_of(flow.notify.lane).into()))
+        .chain(Lane::ALL.map(|lane| category_of(lane).into()))
+        .collect();
+    for (name, cap) in &project.caps {
+        let path = format!("project.caps.{name}");
+        findings.name(&path, name);
+        if cap.most > caps::MOST {
+            findings.add(
+                format!("{path}.most"),
+                format!("most is {}", cap.most),
+                format!("use at most {}", caps::MOST),
+            );
+        }
+        if let Per::Hours(hours) = cap.per
+            && !(1..=caps::LONGEST_HOURS).contains(&hours)
+        {
+            let remedy = format!("use 1 to {} hours", caps::LONGEST_HOURS);
+            findings.add(format!("{path}.per.hours"), format!("the window has {hours} hours"), remedy);
+        }
+        if cap.categories.is_empty() {
+            let remedy = "name those that it counts, such as `marketing`";
+            findings.add(format!("{path}.categories"), "the cap counts no category", remedy);
+        }
+        for category in cap.categories.iter().filter(|category| !used.contains(*category)) {
+            let hint = did_you_mean(category, used.iter().map(String::as_str));
+            let remedy = format!("use one that a flow has: {}", used.iter().cloned().collect::<Vec<_>>().join(", "));
+            findings.add(
+                format!("{path}.categories"),
+                format!("no flow is of the category `{category}`{hint}"),
+                remedy,
+            );
+        }
+        if cap.keep.values().sum::<u32>() > cap.most {
+            let remedy = "keep fewer than there are, or allow more";
+            findings.add(format!("{path}.keep"), "more places are kept than there are", remedy);
+        }
+        if let Some(priority) = cap.keep.keys().find(|priority| !(1..=MAX_PRIORITY).contains(*priority)) {
+            findings.add(format!("{path}.keep"), format!("places are kept for priority {priority}"), "use 1 to 9");
+        }
     }
 }
