@@ -43,9 +43,9 @@ pub fn build(
         log: Arc::clone(&backends.log),
         store: Arc::clone(&backends.store),
         definitions: projects.clone(),
-        validate: Arc::new(|document| {
-            let found = Compiled::new(document.clone(), 0, &check_provider).err().unwrap_or_default();
-            found.into_iter().map(Into::into).collect()
+        draft: Arc::new(|document| {
+            let (compiled, findings) = Compiled::draft(document, 0, &check_provider);
+            (compiled, findings.into_iter().map(Into::into).collect())
         }),
         keys: Arc::new(ApiKeys::from_config(&config.api_keys)?),
         clock: clock.function(),

@@ -1,5 +1,5 @@
-//! A folder of definitions: `project.yaml`, `providers.yaml`, `templates/NAME.yaml` and `flows/NAME.yaml` become one checked document, or the list
-//! of everything that is wrong, by file and line. Rules are not made here (`processors` has them), and nothing is published (`cli::apply` does).
+//! A folder of definitions: `project.yaml`, `providers.yaml`, `events/NAME.yaml`, `partials/FILE`, `layouts/FILE`, `templates/NAME.yaml`,
+//! `types/ID.yaml` and `flows/NAME.yaml` become one checked document, or the list of everything that is wrong, by file and line. Rules are not made here (`processors` has them), and nothing is published (`cli::apply` does).
 
 mod diff;
 mod reader;
@@ -9,7 +9,7 @@ pub use diff::diff;
 
 use bellwether_connectors::channels::{self, ConfigError};
 use bellwether_processors::definitions::{CheckProvider, Compiled, Finding, ProviderCheck, SettingProblem};
-use bellwether_schemas::definitions::{Definitions, Template};
+use bellwether_schemas::definitions::{DeclaredEvent, Definitions, MessageType, Template};
 use reader::Reader;
 use serde_json::{Map, Value};
 use std::{
@@ -18,6 +18,9 @@ use std::{
     path::Path,
 };
 use tree::{Kind, Node, Place};
+
+/// What says with which data templates are tried: while one of these is broken, what is wrong with a template may be its fault.
+const OCCASIONS: [&str; 5] = ["events", "types", "flows", "partials", "layouts"];
 
 /// Bytes of one file: more is no definition but a mistake.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -112,6 +115,16 @@ pub fn load(
     }
 }
 
+/// Reads a folder as far as a document can be made of it; whether that makes sense is not looked at.
+///
+/// # Errors
+/// Every file that cannot be read, or is no definition.
+pub fn document(dir: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Definitions, Vec<Located>> {
+    let mut folder = Folder { dir, env, errors: Vec::new(), sources: Vec::new() };
+    let document = folder.read();
+    if folder.errors.is_empty() { Ok(document) } else { Err(folder.errors) }
+}
+
 /// A folder as far as it could be read.
 struct Folder<'d> {
     dir: &'d Path,
@@ -124,10 +137,11 @@ struct Folder<'d> {
 #[derive(Debug)]
 struct Source {
     file: String,
-    /// `project`, `providers`, `templates.NAME` or `flows.NAME`.
+    /// `project`, `providers`, or a kind with a name, such as `templates.NAME`.
     path: String,
     text: String,
-    tree: Node,
+    /// `None` where the file is no YAML but a text as it stands.
+    tree: Option<Node>,
     /// Something in it could not be read: what the rules then find in it may be a consequence.
     is_broken: bool,
 }
@@ -137,8 +151,12 @@ impl Folder<'_> {
         let definitions = Definitions {
             project: self.file("project.yaml", "project", Reader::project).unwrap_or_default(),
             providers: self.file("providers.yaml", "providers", Reader::providers).unwrap_or_default(),
+            events: self.files("events", Reader::event, DeclaredEvent::default),
+            partials: self.texts("partials"),
+            layouts: self.texts("layouts"),
             templates: self
                 .files("templates", Reader::template, || Template { channels: BTreeMap::new(), sample: Map::new() }),
+            types: self.files("types", Reader::message_type, MessageType::default),
             flows: BTreeMap::new(),
         };
         let flows = self.files_that_are_whole("flows", Reader::flow);
@@ -182,13 +200,33 @@ impl Folder<'_> {
         reader.without_consequences();
         let is_broken = !reader.errors.is_empty();
         self.errors.append(&mut reader.errors);
-        self.sources.push(Source { file: file.into(), path: path.into(), text, tree, is_broken });
+        self.sources.push(Source { file: file.into(), path: path.into(), text, tree: Some(tree), is_broken });
         Some(thing)
     }
 
     fn broken(&mut self, file: &str, path: &str) {
-        let tree = Node { at: Place::START, kind: Kind::Null };
+        let tree = Some(Node { at: Place::START, kind: Kind::Null });
         self.sources.push(Source { file: file.into(), path: path.into(), text: String::new(), tree, is_broken: true });
+    }
+
+    /// Reads the files of a folder as texts, by file name. What they may be called is a rule of the document.
+    fn texts(&mut self, kind: &str) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        for name in self.entries(kind) {
+            let (file, path) = (format!("{kind}/{name}"), format!("{kind}.{name}"));
+            match read_text(&self.dir.join(&file)) {
+                Ok(text) => {
+                    all.insert(name, text.clone());
+                    self.sources.push(Source { file, path, text, tree: None, is_broken: false });
+                }
+                Err(error) => {
+                    self.error(&file, format!("cannot be read: {error}"), "make it a readable text file");
+                    all.insert(name, String::new());
+                    self.broken(&file, &path);
+                }
+            }
+        }
+        all
     }
 
     /// Reads `KIND/NAME.yaml`; a file that cannot be read stands for its name all the same, so that nobody misses it.
@@ -214,20 +252,26 @@ impl Folder<'_> {
             .collect()
     }
 
-    /// Names of the YAML files of a folder, sorted; a folder that is missing has none.
-    fn names(&mut self, kind: &str) -> Vec<String> {
+    /// Names of the files of a folder, sorted, without hidden ones; a folder that is missing has none.
+    fn entries(&mut self, kind: &str) -> BTreeSet<String> {
         let entries = match fs::read_dir(self.dir.join(kind)) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return BTreeSet::new(),
             Err(error) => {
                 self.error(kind, format!("cannot be read: {error}"), "make it a folder that can be read");
-                return Vec::new();
+                return BTreeSet::new();
             }
         };
-        let files: BTreeSet<String> =
-            entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect();
+        entries
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+            .filter(|file| !file.starts_with('.'))
+            .collect()
+    }
+
+    /// Names of the YAML files of a folder, sorted.
+    fn names(&mut self, kind: &str) -> Vec<String> {
         let mut names = Vec::new();
-        for file in files.iter().filter(|file| !file.starts_with('.')) {
+        for file in self.entries(kind) {
             match file.strip_suffix(".yaml") {
                 Some(name) => names.push(name.to_owned()),
                 None => self.error(
@@ -242,7 +286,8 @@ impl Folder<'_> {
 
     /// YAML that lies where nobody looks is a mistake (`template/…`, `flows.yaml`).
     fn unexpected(&mut self) {
-        const KNOWN: [&str; 4] = ["project.yaml", "providers.yaml", "templates", "flows"];
+        const KNOWN: [&str; 8] =
+            ["project.yaml", "providers.yaml", "events", "partials", "layouts", "templates", "types", "flows"];
         let entries = fs::read_dir(self.dir).into_iter().flatten().filter_map(Result::ok);
         for entry in entries {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -267,7 +312,31 @@ impl Folder<'_> {
         let flow = below(&finding.path, "flows")
             .and_then(|rest| document.flows.iter().find(|(name, _)| below(rest, name).is_some()).map(|(_, flow)| flow));
         let is_channel = finding.path.split('.').nth(2) == Some("channels") && finding.path.split('.').count() == 4;
-        flow.is_some_and(|flow| is_broken(&format!("templates.{}", flow.notify.template)))
+        let templates = |kind: &str| {
+            let of_type = document.types.get(kind).into_iter().flat_map(|kind| &kind.templates);
+            of_type.map(|weighted| format!("templates.{}", weighted.template)).collect::<Vec<_>>()
+        };
+        let mut leans = Vec::new();
+        if let Some(flow) = flow {
+            leans.extend(flow.notify.template.as_ref().map(|name| format!("templates.{name}")));
+            leans.extend(flow.notify.kind.as_ref().map(|id| format!("types.{id}")));
+            leans.extend(flow.notify.kind.as_deref().into_iter().flat_map(templates));
+            let event = document.events.iter().find(|(_, event)| event.kind == flow.on);
+            leans.extend(event.map(|(name, _)| format!("events.{name}")));
+        }
+        if let Some(rest) = below(&finding.path, "types") {
+            let id = document.types.keys().find(|id| below(rest, id).is_some());
+            leans.extend(id.into_iter().flat_map(|id| templates(id)));
+        }
+        // What a text may name depends on all of these.
+        let is_text = ["templates", "partials", "layouts"].iter().any(|kind| below(&finding.path, kind).is_some());
+        // Without a declared event a template is tried with its own sample, whatever the flows say.
+        let is_occasion = |source: &Source| {
+            OCCASIONS.iter().any(|kind| below(&source.path, kind).is_some())
+                && (!document.events.is_empty() || below(&source.path, "flows").is_none())
+        };
+        leans.iter().any(|path| is_broken(path))
+            || (is_text && self.sources.iter().any(|source| source.is_broken && is_occasion(source)))
             || (finding.path.starts_with("templates.")
                 && is_channel
                 && (is_broken("providers") || is_broken("project")))
@@ -281,15 +350,18 @@ fn source_of<'s>(sources: &'s [Source], finding: &Finding) -> Option<&'s Source>
 /// The place of a finding in the file that defines what it is about.
 fn locate(sources: &[Source], finding: &Finding) -> Option<Located> {
     let source = source_of(sources, finding)?;
-    let (key, node) = source.tree.find(below(&finding.path, &source.path)?);
-    let place = match (finding.line, finding.column) {
-        (Some(line), column) => node.place_within(&source.text, line, column.unwrap_or(1)),
-        (None, _) => key,
+    let (line, column) = match (&source.tree, finding.line, finding.column) {
+        (None, line, column) => (line.unwrap_or(1), column.unwrap_or(1)),
+        (Some(tree), line, column) => {
+            let (key, node) = tree.find(below(&finding.path, &source.path)?);
+            let place = line.map_or(key, |line| node.place_within(&source.text, line, column.unwrap_or(1)));
+            (place.line, place.column)
+        }
     };
     Some(Located {
         file: source.file.clone(),
-        line: place.line,
-        column: place.column,
+        line,
+        column,
         problem: finding.problem.clone(),
         remedy: finding.remedy.clone(),
     })

@@ -245,6 +245,137 @@ fn every_mistake_is_told_with_file_and_line() {
     insta::assert_snapshot!(told);
 }
 
+/// What else a folder may have: a declared event, a part of each kind, a type.
+const MORE: [(&str, &str); 5] = [
+    (
+        "events/order_placed.yaml",
+        "type: shop.order.placed\n\
+         data:\n  type: object\n  required: [order]\n  properties:\n    order:\n      type: object\n      required: [number, total]\n      \
+         properties: { number: { type: string }, total: { type: number } }\n\
+         samples:\n  usual:\n    data: { order: { number: A-1, total: 12.5 } }\n",
+    ),
+    ("layouts/letter.html", "<main>\n  {% block body %}{% endblock %}\n</main>\n"),
+    ("partials/number.txt", "Order {{ order.number }}"),
+    (
+        "templates/order_placed.yaml",
+        "channels:\n  email:\n    en:\n      subject: '{% include \"partials/number.txt\" %}'\n      html: |\n        \
+         {% extends \"layouts/letter.html\" %}\n        {% block body %}{{ order.total | number }}{% endblock %}\n  sms:\n    en: { text: 'x' }\n",
+    ),
+    (
+        "types/receipt.yaml",
+        "name: Receipt\nchannels: [sms]\nsender: text\ntemplates: [{ template: order_placed, weight: 2 }]\n",
+    ),
+];
+
+#[test]
+fn what_else_a_folder_may_have_is_read_and_published_alike() {
+    let flow = FLOW.replace("template: order_placed", "type: receipt");
+    let loaded = read(shop(&[&MORE[..], &[("flows/order_placed.yaml", &flow)]].concat()).path()).unwrap();
+    let document = loaded.document;
+    let json = serde_json::to_string(&document).unwrap();
+    assert_eq!(serde_json::from_str::<Definitions>(&json).unwrap(), document);
+    assert_eq!(document.types["receipt"].templates[0].weight, 2);
+    assert_eq!(document.partials["number.txt"], "Order {{ order.number }}");
+    let (_, context) = &loaded.compiled.occasions("order_placed")[0].samples[0];
+    let rendered = loaded.compiled.render("order_placed", Channel::Email, None, context).unwrap().variant;
+    assert_eq!(
+        (rendered.subject.as_deref(), rendered.html.as_deref()),
+        (Some("Order A-1"), Some("<main>\n  12.5\n</main>"))
+    );
+    insta::assert_snapshot!(diff(None, &document));
+}
+
+#[test]
+fn mistakes_in_what_else_a_folder_may_have_are_told_with_file_and_line() {
+    let of = |file: &str, from: &str, to: &str| {
+        let text = MORE.iter().find(|(known, _)| *known == file).unwrap().1;
+        assert!(text.contains(from), "{file}: {from}");
+        vec![(file.to_owned(), text.replace(from, to))]
+    };
+    let cases: Vec<(&str, Vec<(String, String)>)> = vec![
+        ("an unknown field of a schema", of("events/order_placed.yaml", "required: [order]", "requires: [order]")),
+        ("an unknown type", of("events/order_placed.yaml", "type: number", "type: float")),
+        ("a sample that does not fit", of("events/order_placed.yaml", "total: 12.5", "total: many")),
+        ("a part with a mistake", of("partials/number.txt", "order.number", "order.numbr")),
+        ("a layout with a mistake", of("layouts/letter.html", "\n</main>", "\n  {{ nobody }}\n</main>")),
+        ("a part that is not there", of("templates/order_placed.yaml", "partials/number.txt", "partials/nmber.txt")),
+        ("a part of another kind", of("templates/order_placed.yaml", "partials/number.txt", "layouts/letter.html")),
+        (
+            "a type with an unknown template",
+            of("types/receipt.yaml", "template: order_placed", "template: order_place"),
+        ),
+        ("a type with an unknown field", of("types/receipt.yaml", "weight", "wieght")),
+        ("a broken event is no template's fault", vec![("events/order_placed.yaml".into(), "type: [".into())]),
+        (
+            "files that are no parts",
+            vec![("partials/notes".into(), "x".into()), ("partials/a.b.c.html".into(), "x".into())],
+        ),
+        (
+            "a folder with another name",
+            vec![("partial/a.html".into(), "x".into()), ("event/a.yaml".into(), "x".into())],
+        ),
+    ];
+    let mut told = String::new();
+    for (what, changes) in cases {
+        let changes = changes.iter().map(|(file, text)| (file.as_str(), text.as_str()));
+        let dir = shop(&MORE.iter().copied().chain(changes).collect::<Vec<_>>());
+        told += &format!("# {what}\n");
+        for error in read(dir.path()).unwrap_err() {
+            told += &format!("{error}\n");
+        }
+        told.push('\n');
+    }
+    insta::assert_snapshot!(told);
+}
+
+/// The files that the README's section on templates has a newcomer write: each block of text belongs to the file named last before it.
+fn of_the_readme() -> Vec<(String, String)> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, section) = readme.split_once("### A template in ten minutes").unwrap();
+    let section = section.split("\n#").next().unwrap();
+    let (mut files, mut name, mut block) = (Vec::new(), String::new(), None::<String>);
+    for line in section.lines() {
+        let fence = line.trim_start().starts_with("```");
+        match block.take() {
+            None if fence => block = Some(String::new()),
+            None => {
+                let named = line.split('`').skip(1).step_by(2);
+                name = named.filter(|word| word.contains('/') && word.contains('.')).last().map_or(name, str::to_owned);
+            }
+            Some(text) if fence => files.push((name.clone(), text)),
+            Some(text) => {
+                let indent = if name.starts_with("types/") { 0 } else { 3 };
+                block = Some(text + line.get(indent..).unwrap_or_default() + "\n");
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn what_the_readme_has_a_newcomer_write_can_be_published() {
+    let mut files = of_the_readme();
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    let written = ["events/order_placed.yaml", "layouts/letter.html", "templates/order_placed.yaml"];
+    assert_eq!(names, [&written[..], &["flows/order_placed.yaml", "types/receipt.yaml"]].concat());
+    // The second template is any other; and the flow now tells the type.
+    files.push(("templates/order_placed_short.yaml".into(), files[2].1.clone()));
+    files[3].1 = files[3].1.replace("template: order_placed", "type: receipt");
+    let changes: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let loaded = read(shop(&changes).path()).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let (_, sample) = &loaded.compiled.occasions("order_placed")[0].samples[0];
+    let said = |channel, locale| {
+        let rendered = loaded.compiled.render("order_placed", channel, Some(locale), sample).unwrap();
+        rendered.variant.html.or(rendered.variant.text).unwrap()
+    };
+    assert!(
+        said(Channel::Email, "en").contains("<p>Hi Ana, you paid €42.50.</p><p>Almendra"),
+        "{}",
+        said(Channel::Email, "en")
+    );
+    assert_eq!(said(Channel::Sms, "es-AR"), "Pedido A-1: 42,50\u{a0}€");
+}
+
 #[test]
 fn a_folder_that_is_not_there_says_so() {
     let errors = read(Path::new("/nowhere/at/all")).unwrap_err();

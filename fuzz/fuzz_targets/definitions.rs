@@ -8,11 +8,22 @@ use libfuzzer_sys::fuzz_target;
 use std::{fs, sync::LazyLock};
 use tempfile::TempDir;
 
-const FILES: [&str; 4] = ["project.yaml", "providers.yaml", "templates/a.yaml", "flows/a.yaml"];
+const FILES: [&str; 8] = [
+    "project.yaml",
+    "providers.yaml",
+    "templates/a.yaml",
+    "flows/a.yaml",
+    "events/a.yaml",
+    "types/a.yaml",
+    "partials/a.html",
+    "layouts/a.mjml",
+];
+/// The first of them that there need not be.
+const OPTIONAL: usize = 4;
 
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder");
-    for part in ["templates", "flows"] {
+    for part in ["templates", "flows", "events", "types", "partials", "layouts"] {
         fs::create_dir(folder.path().join(part)).expect("a folder");
     }
     folder
@@ -22,14 +33,19 @@ fn environment(name: &str) -> Option<String> {
     (name == "SET").then(|| "1".to_owned())
 }
 
-// An input is the four files one after another, with a line of `%%` between; or a document as it is published.
+// An input is the files one after another, with a line of `%%` between, of which an empty one is not there; or a document as it is published.
 fuzz_target!(|input: &str| {
     if let Ok(document) = serde_json::from_str::<Definitions>(input) {
         drop(Compiled::new(document, 1, &check_provider));
     }
-    let texts: Vec<&str> = input.splitn(FILES.len(), "\n%%\n").chain([""; 3]).take(FILES.len()).collect();
-    for (file, text) in FILES.iter().zip(&texts) {
-        fs::write(FOLDER.path().join(file), text).expect("a file");
+    let texts: Vec<&str> = input.splitn(FILES.len(), "\n%%\n").chain([""; FILES.len()]).take(FILES.len()).collect();
+    for (n, (file, text)) in FILES.iter().zip(&texts).enumerate() {
+        let path = FOLDER.path().join(file);
+        if n < OPTIONAL || !text.is_empty() {
+            fs::write(path, text).expect("a file");
+        } else if path.exists() {
+            fs::remove_file(path).expect("a file of ours");
+        }
     }
     match load(FOLDER.path(), &environment, &check_provider) {
         Ok(loaded) => {

@@ -1,7 +1,20 @@
 //! What a message says: a project's templates, compiled once, rendered for one delivery at a time.
-//! Nothing is sent, fetched or included here; a variable that is not there is an error, never an empty place.
+//! Nothing is sent or fetched here; a variable that is not there is an error, never an empty place.
+//!
+//! Reading order: this page (compiling and rendering), [`parts`] (partials and layouts), [`filters`] with [`formats`] (how a locale writes),
+//! [`shape`] and [`scope`] (which variables there will be), [`limits`] (how long a message may be), [`preview`] (what all variants would say),
+//! [`mjml`].
 
+mod filters;
+mod formats;
+pub mod limits;
 pub mod mjml;
+pub(crate) mod parts;
+mod preview;
+pub(crate) mod scope;
+pub(crate) mod shape;
+
+pub use preview::Previewed;
 
 use crate::definitions::canonical_locale;
 use bellwether_schemas::{
@@ -9,13 +22,16 @@ use bellwether_schemas::{
     definitions::{Place, Template, Tracking, Variant},
     member::Profile,
 };
+use formats::Formats;
 use minijinja::{
     AutoEscape, Environment, ErrorKind, UndefinedBehavior,
     value::{Enumerator, Object, Value},
 };
+use parts::Parts;
 use serde_json::{Map, Value as Json, json};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    error::Error as _,
     sync::Arc,
 };
 
@@ -27,6 +43,8 @@ const RECURSION: usize = 64;
 /// branch, and a thread's stack has an end.
 const MAX_TAG_BYTES: usize = 1_024;
 const MAX_BRANCHES: usize = 100;
+/// Locales of one project: each has an engine, with the formats and the parts of its own.
+const MAX_LOCALES: usize = 100;
 
 /// A rendered message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,15 +98,19 @@ pub enum ContentError {
 /// All templates of a project.
 #[derive(Debug)]
 pub struct Content {
-    engine: Environment<'static>,
     default_locale: String,
+    offers_unsubscribe: bool,
+    /// By locale in its canonical spelling.
+    engines: HashMap<String, Engine>,
     /// Template → channel → locale in its canonical spelling → the variant, each text replaced by the name that the engine has for it.
     variants: HashMap<String, BTreeMap<Channel, HashMap<String, Variant>>>,
 }
 
 /// A text that the engine does not take, or cannot render: where in the text, and why.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fault {
+    /// The part that is at fault; `None` for the text itself.
+    pub(crate) part: Option<String>,
     pub(crate) line: Option<u32>,
     pub(crate) column: Option<u32>,
     pub(crate) problem: String,
@@ -96,53 +118,127 @@ pub(crate) struct Fault {
     pub(crate) undefined: bool,
 }
 
-impl Content {
-    pub(crate) fn new(default_locale: &str) -> Self {
-        let mut engine = Environment::new();
-        engine.set_undefined_behavior(UndefinedBehavior::Strict);
-        engine.set_auto_escape_callback(|name| match name.rsplit('.').next() {
-            Some("html") => AutoEscape::Html,
+/// What renders the texts of one locale.
+#[derive(Debug)]
+struct Engine {
+    environment: Environment<'static>,
+    /// The file that a part's name means here.
+    files: HashMap<String, String>,
+}
+
+impl Engine {
+    fn new(locale: &str, parts: &Parts<'_>) -> Result<Self, Fault> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|name| match name.rsplit('.').next() {
+            Some("html" | "mjml") => AutoEscape::Html,
             Some("json") => AutoEscape::Json,
             _ => AutoEscape::None,
         });
-        engine.set_fuel(Some(FUEL));
-        engine.set_recursion_limit(RECURSION);
-        // No text may include another: every name that an `include`, `import` or `extends` asks for leads nowhere.
-        engine.set_path_join_callback(|_, _| "".into());
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION);
+        // A text includes only what is escaped as it is itself: any other name leads nowhere. Texts of templates are no parts.
+        environment.set_path_join_callback(|name, parent| {
+            let is_part = name.starts_with("partials/") || name.starts_with("layouts/");
+            if is_part && parts::kind(name) == parts::kind(parent) { name.into() } else { "".into() }
+        });
         // Keeps positions in errors. Its print-out of local variables is never used: it would show personal data.
-        engine.set_debug(true);
-        Self { engine, default_locale: default_locale.to_owned(), variants: HashMap::new() }
+        environment.set_debug(true);
+        // What is no locale is told elsewhere, and writes as no language does.
+        let formats = Formats::of(locale).or_else(|_| Formats::of("und"));
+        let formats = formats.map_err(|problem| Fault { problem: problem.to_owned(), ..Fault::default() })?;
+        filters::add(&mut environment, &Arc::new(formats));
+        let mut engine = Self { environment, files: HashMap::new() };
+        // What does not compile is told of the file itself, once.
+        for (name, file, text) in parts.for_locale(locale).filter(|(_, _, text)| too_deep(text).is_none()) {
+            if engine.environment.add_template_owned(name.to_owned(), text.to_owned()).is_ok() {
+                engine.files.insert(name.to_owned(), file.to_owned());
+            }
+        }
+        Ok(engine)
     }
 
-    /// Lets texts say `{{ unsubscribe_url }}`. A place is rendered, because the link is sealed for each try of a delivery, with a key.
+    fn add(&mut self, name: &str, text: String) -> Result<(), Fault> {
+        let added = self.environment.add_template_owned(name.to_owned(), text.clone());
+        added.map_err(|error| describe(&error, &text, true))
+    }
+
+    /// The second of an error is the same with the engine's own words, which may show values: for samples only.
+    fn render(&self, name: &str, root: Value) -> Result<String, (Fault, Fault)> {
+        let render = || self.environment.get_template(name)?.render(root);
+        render().map_err(|error| {
+            let error = innermost(&error);
+            let at_fault = error.name().unwrap_or(name);
+            let source = self.environment.get_template(at_fault).map(|t| t.source().to_owned()).unwrap_or_default();
+            let part = self.files.get(at_fault).cloned();
+            let fault = |with_details| Fault { part: part.clone(), ..describe(error, &source, with_details) };
+            (fault(false), fault(true))
+        })
+    }
+}
+
+/// An error within an included text or a block is wrapped in one that only says so.
+fn innermost(error: &minijinja::Error) -> &minijinja::Error {
+    let is_wrapper = matches!(error.kind(), ErrorKind::BadInclude | ErrorKind::EvalBlock);
+    let inner = error.source().filter(|_| is_wrapper).and_then(|source| source.downcast_ref());
+    inner.map_or(error, innermost)
+}
+
+impl Content {
+    pub(crate) fn new(default_locale: &str) -> Self {
+        Self {
+            default_locale: default_locale.to_owned(),
+            offers_unsubscribe: false,
+            engines: HashMap::new(),
+            variants: HashMap::new(),
+        }
+    }
+
+    /// Lets texts that are added later say `{{ unsubscribe_url }}`. A place is rendered, because the link is sealed for each try of a delivery, with a key.
     pub(crate) fn offer_unsubscribe(&mut self) {
-        self.engine.add_global("unsubscribe_url", Tracking::UNSUBSCRIBE_PLACE);
+        self.offers_unsubscribe = true;
     }
 
     /// Compiles every text of a template; what compiles is kept.
-    pub(crate) fn add(&mut self, name: &str, template: &Template, mut fault: impl FnMut(Channel, &str, String, Fault)) {
-        let channels = self.variants.entry(name.to_owned()).or_default();
+    pub(crate) fn add(
+        &mut self,
+        parts: &Parts<'_>,
+        name: &str,
+        template: &Template,
+        mut fault: impl FnMut(Channel, &str, String, Fault),
+    ) {
         for (channel, locales) in &template.channels {
             for (locale, variant) in locales {
+                let canonical = canonical_locale(locale).unwrap_or_else(|| locale.clone());
                 let mut compiled = variant.clone();
                 for (place, text) in compiled.texts_mut() {
                     let full = engine_name(name, *channel, locale, &place.to_string());
-                    let added = match too_deep(text) {
-                        Some(deep) => Err(deep),
-                        None => from_mjml(*channel, place, text).and_then(|html| {
-                            let added = self.engine.add_template_owned(full.clone(), html.clone());
-                            added.map_err(|error| describe(&error, &html, true))
-                        }),
-                    };
+                    let added = source(*channel, place, text, parts, &canonical)
+                        .and_then(|source| self.engine(&canonical, parts)?.add(&full, source));
                     if let Err(error) = added {
                         fault(*channel, locale, place.to_string(), error);
                     }
                     *text = full;
                 }
-                let locale = canonical_locale(locale).unwrap_or_else(|| locale.clone());
-                channels.entry(*channel).or_default().insert(locale, compiled);
+                let channels = self.variants.entry(name.to_owned()).or_default();
+                channels.entry(*channel).or_default().insert(canonical, compiled);
             }
         }
+    }
+
+    fn engine(&mut self, locale: &str, parts: &Parts<'_>) -> Result<&mut Engine, Fault> {
+        if !self.engines.contains_key(locale) {
+            if self.engines.len() >= MAX_LOCALES {
+                let problem = format!("the project has more than {MAX_LOCALES} locales");
+                return Err(Fault { problem, ..Fault::default() });
+            }
+            let mut engine = Engine::new(locale, parts)?;
+            if self.offers_unsubscribe {
+                engine.environment.add_global("unsubscribe_url", Tracking::UNSUBSCRIBE_PLACE);
+            }
+            self.engines.insert(locale.to_owned(), engine);
+        }
+        self.engines.get_mut(locale).ok_or_else(Fault::default)
     }
 
     /// Whether a template can speak on a channel at all.
@@ -170,8 +266,7 @@ impl Content {
         let root = root(context);
         let mut variant = compiled.clone();
         for (place, text) in variant.texts_mut() {
-            let rendered = self.text(text, place, root.clone())?;
-            *text = if place.0 == "subject" { one_line(rendered) } else { rendered };
+            *text = self.text(locale, text, (channel, place), root.clone())?;
         }
         Ok(Rendered { locale: locale.to_owned(), variant })
     }
@@ -214,27 +309,35 @@ impl Content {
             })
     }
 
-    fn text(&self, name: &str, place: Place<'_>, root: Value) -> Result<String, ContentError> {
-        let text = self.try_text(name, root).map_err(|(fault, _)| ContentError::Render {
-            place: match (fault.line, fault.column) {
-                (Some(line), Some(column)) => format!("{name}:{line}:{column}"),
-                _ => name.to_owned(),
-            },
-            problem: fault.problem,
+    fn text(
+        &self,
+        locale: &str,
+        name: &str,
+        (channel, place): (Channel, Place<'_>),
+        root: Value,
+    ) -> Result<String, ContentError> {
+        let text = self.try_text(locale, name, root).map_err(|(fault, _)| {
+            let file = fault.part.as_ref().map_or_else(|| name.to_owned(), |part| format!("{name}, in {part}"));
+            ContentError::Render {
+                place: match (fault.line, fault.column) {
+                    (Some(line), Some(column)) => format!("{file}:{line}:{column}"),
+                    _ => file,
+                },
+                problem: fault.problem,
+            }
         })?;
         if text.chars().all(char::is_whitespace) {
             return Err(ContentError::Empty { place: name.to_owned(), field: place.to_string() });
         }
-        Ok(text)
+        Ok(finished(channel, place, text))
     }
 
-    /// The second of an error is the same with the engine's own words, which may show values: for samples only.
-    fn try_text(&self, name: &str, root: Value) -> Result<String, (Fault, Fault)> {
-        let render = || self.engine.get_template(name)?.render(root);
-        render().map_err(|error| {
-            let source = self.engine.get_template(name).map(|t| t.source().to_owned()).unwrap_or_default();
-            (describe(&error, &source, false), describe(&error, &source, true))
-        })
+    fn try_text(&self, locale: &str, name: &str, root: Value) -> Result<String, (Fault, Fault)> {
+        let engine = self.engines.get(locale).ok_or_else(|| {
+            let fault = Fault { problem: "the text did not compile".into(), ..Fault::default() };
+            (fault.clone(), fault)
+        })?;
+        engine.render(name, root)
     }
 
     /// Renders one text, which must have compiled, with a sample; the fault may show the sample's values.
@@ -243,41 +346,71 @@ impl Content {
         template: &str,
         channel: Channel,
         locale: &str,
-        place: &str,
+        place: Place<'_>,
         context: &Json,
     ) -> Result<String, Fault> {
-        self.try_text(&engine_name(template, channel, locale, place), root(context)).map_err(|(_, full)| full)
+        let name = engine_name(template, channel, locale, &place.to_string());
+        let text = self.try_text(locale, &name, root(context)).map_err(|(_, full)| full)?;
+        Ok(finished(channel, place, text))
     }
 
     /// Whether a text has compiled.
     pub(crate) fn has_text(&self, template: &str, channel: Channel, locale: &str, place: &str) -> bool {
-        self.engine.get_template(&engine_name(template, channel, locale, place)).is_ok()
+        let engine = self.engines.get(locale);
+        engine.is_some_and(|e| e.environment.get_template(&engine_name(template, channel, locale, place)).is_ok())
     }
 
-    /// Variables that a text reads from outside, with their attributes (`order.number`), sorted; without the engine's own functions.
-    pub(crate) fn variables(&self, template: &str, channel: Channel, locale: &str, place: &str) -> Vec<String> {
-        let Ok(compiled) = self.engine.get_template(&engine_name(template, channel, locale, place)) else {
-            return Vec::new();
-        };
-        let globals: Vec<&str> = self.engine.globals().map(|(name, _)| name).collect();
-        let mut variables: Vec<String> = compiled.undeclared_variables(true).into_iter().collect();
-        variables.retain(|v| !globals.contains(&v.as_str()));
-        variables.sort();
-        variables
+    /// Names that every text knows beside the context: the engine's own functions.
+    pub(crate) fn globals(&self) -> BTreeSet<&str> {
+        self.engines.values().flat_map(|engine| engine.environment.globals()).map(|(name, _)| name).collect()
     }
 }
 
+/// What is wrong with a part as such.
+pub(crate) fn part_fault(text: &str) -> Option<Fault> {
+    too_deep(text).or_else(|| {
+        let compiled = Environment::new().add_template_owned("part", text.to_owned());
+        compiled.err().map(|error| describe(&error, text, true))
+    })
+}
+
 /// The text that is a template: an e-mail's HTML may be written as MJML, which is converted here, once.
-fn from_mjml(channel: Channel, place: Place<'_>, text: &str) -> Result<String, Fault> {
-    if channel != Channel::Email || place.0 != "html" || !text.trim_start().starts_with("<mjml") {
+fn source(channel: Channel, place: Place<'_>, text: &str, parts: &Parts<'_>, locale: &str) -> Result<String, Fault> {
+    if let Some(deep) = too_deep(text) {
+        return Err(deep);
+    }
+    if !is_mjml(channel, place, text) {
         return Ok(text.to_owned());
     }
-    mjml::mjml_to_html(text).map_err(|error| Fault {
-        line: Some(u32::try_from(error.line).unwrap_or(u32::MAX)),
-        column: Some(u32::try_from(error.column).unwrap_or(u32::MAX)),
-        problem: error.problem,
-        undefined: false,
-    })
+    let expanded = parts.expand(text, locale)?;
+    let html = mjml::mjml_to_html(&expanded).map_err(|error| {
+        if expanded == text {
+            let (line, column) = (u32::try_from(error.line).ok(), u32::try_from(error.column).ok());
+            return Fault { line, column, problem: error.problem, ..Fault::default() };
+        }
+        let line = expanded.lines().nth(error.line.saturating_sub(1)).unwrap_or_default().trim();
+        let line: String = line.chars().take(80).collect();
+        Fault { problem: format!("with its parts put in: {} in `{line}`", error.problem), ..Fault::default() }
+    })?;
+    too_deep(&html).map_or(Ok(html), Err)
+}
+
+/// Whether a text is written in MJML.
+pub(crate) fn is_mjml(channel: Channel, place: Place<'_>, text: &str) -> bool {
+    let begins = || text.trim_start().starts_with("<mjml") || parts::extends_mjml(text);
+    channel == Channel::Email && place.0 == "html" && begins()
+}
+
+/// What is done to a text once it is rendered. A subject is one line. A space that does not break, as locales put it into amounts, is none of
+/// SMS's own letters, and one of those would more than halve what a part of the message holds (3GPP TS 23.038).
+fn finished(channel: Channel, place: Place<'_>, text: String) -> String {
+    if place.0 == "subject" {
+        one_line(text)
+    } else if channel == Channel::Sms && text.contains(['\u{a0}', '\u{202f}']) {
+        text.replace(['\u{a0}', '\u{202f}'], " ")
+    } else {
+        text
+    }
 }
 
 /// The engine's name of a text; its end says how variables are escaped.
@@ -286,7 +419,7 @@ fn engine_name(template: &str, channel: Channel, locale: &str, place: &str) -> S
 }
 
 /// `es-AR`, then `es`.
-fn shorter(locale: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn shorter(locale: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(locale), |l| l.rsplit_once('-').map(|(rest, _)| rest))
 }
 
@@ -309,20 +442,20 @@ fn describe(error: &minijinja::Error, source: &str, with_details: bool) -> Fault
     let detail = error.detail().filter(|_| with_details);
     let expression = range.filter(|r| !r.is_empty()).map(|r| source[r].lines().next().unwrap_or_default().trim());
     let problem = match (error.kind(), expression, detail) {
-        (ErrorKind::TemplateNotFound | ErrorKind::BadInclude, ..) => "a text cannot include another".to_owned(),
+        (ErrorKind::TemplateNotFound, ..) => "no such part, or one that is escaped otherwise".to_owned(),
         (ErrorKind::UndefinedError, Some(expression), _) => format!("undefined value in `{expression}`"),
         (kind, Some(expression), None) if kind != ErrorKind::SyntaxError => format!("{kind} in `{expression}`"),
         (kind, _, Some(detail)) => format!("{kind}: {detail}"),
         (kind, _, None) => kind.to_string(),
     };
-    Fault { line, column, problem, undefined }
+    Fault { part: None, line, column, problem, undefined }
 }
 
 /// What the engine could only read with more stack than there is.
 fn too_deep(source: &str) -> Option<Fault> {
     let at = |byte, problem| {
         let (line, column) = line_and_column(source, byte);
-        Fault { line: Some(line), column: Some(column), problem, undefined: false }
+        Fault { line: Some(line), column: Some(column), problem, ..Fault::default() }
     };
     if let Some((byte, _)) = source.match_indices("elif").nth(MAX_BRANCHES) {
         return Some(at(byte, format!("more than {MAX_BRANCHES} times `elif`")));
@@ -418,6 +551,7 @@ struct Root {
     event: Value,
     member: Value,
     data: Value,
+    zone: Value,
 }
 
 impl Object for Root {
@@ -429,6 +563,7 @@ impl Object for Root {
         match key {
             "event" => Some(self.event.clone()),
             "member" => Some(self.member.clone()),
+            filters::ZONE => Some(self.zone.clone()),
             _ => self.data.get_attr(key).ok().filter(|v| !v.is_undefined()),
         }
     }
@@ -441,7 +576,9 @@ impl Object for Root {
 fn root(context: &Json) -> Value {
     let event = value(&context["event"]);
     let data = event.get_attr("data").unwrap_or_default();
-    Value::from_object(Root { data, member: value(&context["member"]), event })
+    let member = value(&context["member"]);
+    let zone = member.get_attr("time_zone").unwrap_or_default();
+    Value::from_object(Root { data, member, event, zone })
 }
 
 /// To the engine's value. Null becomes undefined: a template that prints it fails, instead of telling a member "none".
@@ -462,16 +599,11 @@ fn value(json: &Json) -> Value {
     }
 }
 
-/// The sample context of a template: its `sample` as the event's data. A `member` in the sample stands for the member, who otherwise has
-/// only what every member has: an id.
-#[must_use]
-pub fn sample_context(event_type: &str, sample: &Map<String, Json>) -> Json {
-    let mut data = sample.clone();
+/// The context that a sample stands for: an event with this data, of a member who has this beside an id.
+pub(crate) fn sample_context(event_type: &str, data: Json, given: &Map<String, Json>) -> Json {
     let mut member = json!({"id": "sample", "attributes": {}});
-    if let Some(Json::Object(given)) = data.remove("member") {
-        for (field, value) in given {
-            member[field] = value;
-        }
+    for (field, value) in given {
+        member[field] = value.clone();
     }
     json!({
         "event": {"id": "sample", "type": event_type, "time": "2026-01-01T00:00:00Z", "data": data},

@@ -1,11 +1,16 @@
 //! A project's definitions, checked as a whole and compiled for the hot path.
 //! Nothing is loaded here: `src/definitions.rs` reads folders, the `definitions` topic brings what was published.
 
+mod choice;
 mod condition;
 mod names;
+mod occasions;
+mod schema;
 mod validate;
 
 pub use names::{canonical_locale, did_you_mean, is_project_name, nearest};
+pub use occasions::Occasion;
+pub use schema::Misfit;
 
 use crate::{
     content::{Content, ContentError, Rendered},
@@ -13,7 +18,7 @@ use crate::{
 };
 use bellwether_schemas::{
     Channel, Lane,
-    definitions::{Definitions, Notify, Provider},
+    definitions::{Definitions, Flow, MessageType, Provider, Schema, Weighted},
     records::{Event, Notification},
 };
 use condition::{Condition, variables};
@@ -88,6 +93,10 @@ pub struct Compiled {
     providers: BTreeMap<Channel, Vec<String>>,
     /// What the addresses of a provider begin with, of those that do not serve all of their channel.
     prefixes: HashMap<String, &'static str>,
+    /// Providers by template, where a type names its sender.
+    senders: HashMap<String, String>,
+    /// Schemas of the declared events, by type.
+    schemas: HashMap<String, Schema>,
     content: Content,
     /// Of each flow, by name.
     terms: HashMap<String, Terms>,
@@ -126,12 +135,55 @@ pub struct CompiledFlow {
     pub name: String,
     /// Version, part of the ids of its notifications.
     pub version: i32,
-    /// What to tell whom.
-    pub notify: Notify,
+    /// Lane.
+    pub lane: Lane,
+    /// Channels to choose from, in order; empty leaves it to the member's preference.
+    pub channels: Vec<Channel>,
+    /// Seconds after the event's acceptance when it is no longer worth sending.
+    pub expires_after_seconds: Option<u64>,
+    told: Told,
     condition: Option<Condition>,
 }
 
+/// What a flow tells.
+#[derive(Debug)]
+enum Told {
+    Template(String),
+    /// A type by id, which gives each member one of its templates.
+    Type(String, Vec<Weighted>),
+}
+
 impl CompiledFlow {
+    /// What of a flow's type is missing has been found before.
+    fn new(document: &Definitions, name: &str, flow: &Flow, condition: Option<Condition>) -> Self {
+        let notify = &flow.notify;
+        let kind = notify.kind.as_ref().and_then(|id| document.types.get_key_value(id));
+        let of_type = kind.map_or(&[][..], |(_, kind)| &kind.channels);
+        let channels = if notify.channels.is_empty() { of_type } else { &notify.channels };
+        let told = match kind {
+            Some((id, kind)) => Told::Type(id.clone(), kind.templates.clone()),
+            None => Told::Template(notify.template.clone().unwrap_or_default()),
+        };
+        Self {
+            name: name.to_owned(),
+            version: flow.version,
+            lane: notify.lane,
+            channels: channels.to_vec(),
+            expires_after_seconds: notify.expires_after_seconds,
+            told,
+            condition,
+        }
+    }
+
+    /// The template that a member gets: always the same, as long as the type's weights are.
+    #[must_use]
+    pub fn template(&self, member: &str) -> &str {
+        match &self.told {
+            Told::Template(name) => name,
+            Told::Type(id, templates) => choice::chosen(id, member, templates).unwrap_or_default(),
+        }
+    }
+
     /// Whether the flow takes the event. `data` is the event's `data`, parsed. For all flows of an event at once, see [`Compiled::triggered`].
     ///
     /// # Errors
@@ -147,20 +199,55 @@ impl Compiled {
     /// # Errors
     /// Everything that is wrong, ordered by path.
     pub fn new(document: Definitions, version: i32, check: CheckProvider<'_>) -> Result<Self, Vec<Finding>> {
-        let parts = validate::validate(&document, check)?;
-        Ok(Self {
+        let (compiled, findings) = Self::draft(document, version, check);
+        if findings.is_empty() { Ok(compiled) } else { Err(findings) }
+    }
+
+    /// As much of definitions as can be compiled, with all that is wrong, ordered by path. For looking at, not for sending.
+    #[must_use]
+    pub fn draft(document: Definitions, version: i32, check: CheckProvider<'_>) -> (Self, Vec<Finding>) {
+        let checked = validate::validate(&document, check);
+        let schemas = document.events.values().map(|event| (event.kind.clone(), event.data.clone())).collect();
+        let of_type = |kind: &MessageType| {
+            let sender = kind.sender.clone();
+            let templates = kind.templates.iter().map(|weighted| weighted.template.clone());
+            templates.filter_map(move |template| Some((template, sender.clone()?))).collect::<Vec<_>>()
+        };
+        let senders = document.types.values().flat_map(of_type).collect();
+        let compiled = Self {
+            senders,
             project: document.project.name.clone(),
             version,
             document: Arc::new(document),
-            flows_by_type: parts.flows_by_type,
-            providers: parts.providers,
-            prefixes: parts.prefixes,
-            content: parts.content,
-            terms: parts.terms,
-            other_terms: parts.other_terms,
-            zone: parts.zone,
-            remarks: parts.remarks,
-        })
+            flows_by_type: checked.flows_by_type,
+            providers: checked.providers,
+            prefixes: checked.prefixes,
+            schemas,
+            content: checked.content,
+            terms: checked.terms,
+            other_terms: checked.other_terms,
+            zone: checked.zone,
+            remarks: checked.remarks,
+        };
+        (compiled, checked.findings)
+    }
+
+    /// Where an event's data is not what is declared of its type. Data of a type that is not declared may be anything.
+    #[must_use]
+    pub fn misfit(&self, event_type: &str, data: &Value) -> Option<Misfit> {
+        self.schemas.get(event_type).and_then(|schema| schema::misfit(schema, data))
+    }
+
+    /// Whether the data of a type is declared at all.
+    #[must_use]
+    pub fn is_declared(&self, event_type: &str) -> bool {
+        self.schemas.contains_key(event_type)
+    }
+
+    /// On which occasions a template is used, with samples.
+    #[must_use]
+    pub fn occasions(&self, template: &str) -> Vec<Occasion> {
+        occasions::occasions(&self.document, template)
     }
 
     /// What is allowed and yet worth a look, such as a text message that costs more than its author may think.
@@ -227,9 +314,35 @@ impl Compiled {
         address: &str,
         may_call: impl Fn(&str) -> bool,
     ) -> Option<(&str, &Provider)> {
+        self.first_of(channel, address, None, may_call)
+    }
+
+    /// As [`Self::provider_of`], for a template: where its type names a sender that serves the address, that comes first.
+    #[must_use]
+    pub fn sender_of(
+        &self,
+        template: &str,
+        channel: Channel,
+        address: &str,
+        may_call: impl Fn(&str) -> bool,
+    ) -> Option<(&str, &Provider)> {
+        self.first_of(channel, address, self.senders.get(template).map(String::as_str), may_call)
+    }
+
+    fn first_of(
+        &self,
+        channel: Channel,
+        address: &str,
+        sender: Option<&str>,
+        may_call: impl Fn(&str) -> bool,
+    ) -> Option<(&str, &Provider)> {
         let mut order: Vec<_> = self.serving(channel, address).collect();
         if order.len() > 1 {
-            order.sort_by(|a, b| lot(a, address).partial_cmp(&lot(b, address)).unwrap_or(Ordering::Equal));
+            order.sort_by(|a, b| {
+                let is_sender = |name: &str| sender == Some(name);
+                let by_lot = || lot(a, address).partial_cmp(&lot(b, address)).unwrap_or(Ordering::Equal);
+                is_sender(b.0).cmp(&is_sender(a.0)).then_with(by_lot)
+            });
             if let Some(at) = order.iter().position(|(name, _)| may_call(name)) {
                 return Some(order.swap_remove(at));
             }

@@ -53,7 +53,8 @@ pub enum Tried {
 /// Chooses the provider and renders the delivery, unless it is too late or cannot be. `may_call` says whether a provider may be called now.
 #[must_use]
 pub fn prepare(delivery: &Delivery, project: &Compiled, may_call: impl Fn(&str) -> bool, now: Timestamp) -> Prepared {
-    let Some((name, provider)) = project.provider_of(delivery.channel, &delivery.address, may_call) else {
+    let sender = project.sender_of(&delivery.template, delivery.channel, &delivery.address, may_call);
+    let Some((name, provider)) = sender else {
         let detail = format!("no provider serves {} any more; apply one, then replay", delivery.channel);
         return Prepared::End(rejected(delivery, "", &detail, now));
     };

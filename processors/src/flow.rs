@@ -1,7 +1,7 @@
 //! From an event to the notifications it causes. Decides by the project's flows alone; it knows nothing of the member.
 
 use crate::{
-    definitions::Projects,
+    definitions::{Misfit, Projects},
     processor::{Facts, Incoming, Output, Processor, Refusal},
 };
 use bellwether_schemas::{
@@ -47,6 +47,11 @@ impl Processor for Flow {
         }
         let data: serde_json::Value = serde_json::from_str(&event.data)
             .map_err(|e| Refusal::new(Reason::Invalid, format!("data: {e}; send a JSON value")))?;
+        if let Some(Misfit { field, problem }) = project.misfit(&event.kind, &data) {
+            let place = if field.is_empty() { "data".to_owned() } else { format!("data.{field}") };
+            let remedy = format!("send what is declared of `{}`, or declare what is sent, then replay", event.kind);
+            return Err(Refusal::new(Reason::Invalid, format!("{place}: {problem}; {remedy}")));
+        }
         for (flow, admits) in project.triggered(event, &data) {
             let id = NotificationId::derive(event.event_id(), &flow.name, flow.version, 0, member);
             match admits {
@@ -59,13 +64,10 @@ impl Processor for Flow {
                     flow: flow.name.clone(),
                     flow_version: flow.version,
                     step: 0,
-                    template: flow.notify.template.clone(),
-                    lane: flow.notify.lane,
-                    channels: flow.notify.channels.clone(),
-                    expires_at: flow
-                        .notify
-                        .expires_after_seconds
-                        .map(|s| event.accepted_at.plus(Duration::from_secs(s))),
+                    template: flow.template(member).to_owned(),
+                    lane: flow.lane,
+                    channels: flow.channels.clone(),
+                    expires_at: flow.expires_after_seconds.map(|s| event.accepted_at.plus(Duration::from_secs(s))),
                     accepted_at: event.accepted_at,
                     data: event.data.clone(),
                     round: 0,

@@ -1,5 +1,5 @@
-//! Definitions as an operator writes them: one project, its providers, templates and flows. Plain data; `processors` compiles it,
-//! `apply` publishes it as one JSON document per project.
+//! Definitions as an operator writes them: one project, its providers, events, templates with their parts, types and flows. Plain data;
+//! `processors` compiles it, `apply` publishes it as one JSON document per project.
 
 use crate::{Channel, Lane};
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,20 @@ pub struct Definitions {
     pub project: Project,
     /// Providers, by name (`providers.yaml`).
     pub providers: BTreeMap<String, Provider>,
+    /// Events whose data is declared, by name (`events/NAME.yaml`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub events: BTreeMap<String, DeclaredEvent>,
+    /// Texts that templates include or import, by file (`footer.html` of `partials/footer.html`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partials: BTreeMap<String, String>,
+    /// Texts that templates extend, by file (`letter.html` of `layouts/letter.html`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub layouts: BTreeMap<String, String>,
     /// Templates, by name (`templates/NAME.yaml`).
     pub templates: BTreeMap<String, Template>,
+    /// Transactional types, by id (`types/ID.yaml`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub types: BTreeMap<String, MessageType>,
     /// Flows, by name (`flows/NAME.yaml`).
     pub flows: BTreeMap<String, Flow>,
 }
@@ -45,6 +57,9 @@ pub struct Project {
     /// How links are followed and openings seen; absent: neither is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracking: Option<Tracking>,
+    /// What members may have as attributes; none is promised, so a template gives each a default. Without this, templates may name any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<BTreeMap<String, Schema>>,
 }
 
 /// A part of the day.
@@ -204,6 +219,113 @@ pub enum Secret {
     File(PathBuf),
 }
 
+/// What the data of an event looks like.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeclaredEvent {
+    /// CloudEvents type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Schema of the data.
+    pub data: Schema,
+    /// Examples by name: `apply` renders every template of the event's flows with each, and a preview shows them. The longest that the
+    /// producer may send belongs here too, because limits are checked with these.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub samples: BTreeMap<String, Sample>,
+}
+
+/// An example of an event and of the member whom it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// The event's data.
+    pub data: serde_json::Value,
+    /// What the member has beside an id: `name`, `locale`, `time_zone`, `attributes`.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub member: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What a value looks like: the part of JSON Schema (2020-12) that says which fields there are. Properties that are not named are let
+/// through, and unknown to templates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schema {
+    /// What kind of value; absent means any.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ValueKind>,
+    /// In words, for whoever writes templates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Of an object: its fields.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, Schema>,
+    /// Of an object: the fields that are always there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub required: Vec<String>,
+    /// Of an array: each of its items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<Box<Schema>>,
+    /// The only values.
+    #[serde(rename = "enum", default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<serde_json::Value>,
+    /// Of a string.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ValueFormat>,
+}
+
+/// See [`Schema::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueKind {
+    /// Text.
+    String,
+    /// Number without a fraction.
+    Integer,
+    /// Number.
+    Number,
+    /// True or false.
+    Boolean,
+    /// Fields by name.
+    Object,
+    /// Values in order.
+    Array,
+}
+
+impl ValueKind {
+    /// Every kind with its name.
+    pub const ALL: [(&str, Self); 6] = [
+        ("string", Self::String),
+        ("integer", Self::Integer),
+        ("number", Self::Number),
+        ("boolean", Self::Boolean),
+        ("object", Self::Object),
+        ("array", Self::Array),
+    ];
+
+    /// Name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// See [`Schema::format`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ValueFormat {
+    /// RFC 3339 full-date: `2026-03-01`.
+    Date,
+    /// RFC 3339 date-time: `2026-03-01T12:00:00Z`.
+    DateTime,
+    /// Absolute URL.
+    Uri,
+}
+
+impl ValueFormat {
+    /// Every format with its name.
+    pub const ALL: [(&str, Self); 3] = [("date", Self::Date), ("date-time", Self::DateTime), ("uri", Self::Uri)];
+}
+
 /// An account at a provider, which serves one channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provider {
@@ -282,8 +404,8 @@ pub enum OnAmbiguous {
 pub struct Template {
     /// Variants by channel, then by locale (BCP 47).
     pub channels: BTreeMap<Channel, BTreeMap<String, Variant>>,
-    /// An example of the event's data: `apply` renders every variant with it, so that a variable which it lacks is found there.
-    /// A `member` in it says what every member has beside an id: `name`, `locale`, `time_zone`, `attributes`.
+    /// Where the event is not declared, an example of its data: `apply` renders every variant with it, so that a variable which it lacks is
+    /// found there. A `member` in it says what every member has beside an id: `name`, `locale`, `time_zone`, `attributes`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub sample: serde_json::Map<String, serde_json::Value>,
 }
@@ -448,6 +570,39 @@ impl std::fmt::Display for Place<'_> {
     }
 }
 
+/// A kind of message that is told in one of several ways; which one a member gets depends on the member and the type alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessageType {
+    /// Name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Channels to choose from, in order, where a flow names none; empty leaves it to the member's preference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<Channel>,
+    /// The provider that sends its templates on the channel that it serves, where it is to be a certain one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// The templates, of which each member gets one.
+    pub templates: Vec<Weighted>,
+}
+
+/// A template with its share of the members.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weighted {
+    /// Template by name.
+    pub template: String,
+    /// Its share is its weight by the sum of all; 0 is nobody.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
+}
+
+impl Weighted {
+    /// [`Self::weight`] where it is absent: as of providers.
+    pub const DEFAULT_WEIGHT: u32 = Provider::DEFAULT_WEIGHT;
+}
+
 /// What follows an event. In this version: one notification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -479,12 +634,16 @@ const fn is_default_priority(priority: &u8) -> bool {
     *priority == 0
 }
 
-/// The notify step.
+/// The notify step: a template, or a type, which chooses its template by member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Notify {
     /// Template by name.
-    pub template: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Type by id.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Lane.
     pub lane: Lane,
     /// What kind of message it is, for caps: `transactional` or `marketing` by the lane where it is absent.

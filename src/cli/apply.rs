@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Check a folder of definitions, show the difference, and publish it as a new version.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Apply {
-    /// Folder with `project.yaml`, `providers.yaml`, `templates/` and `flows/`.
+    /// Folder with `project.yaml`, `providers.yaml`, `templates/`, `flows/`, and `events/`, `types/`, `partials/`, `layouts/` where there are such.
     pub dir: PathBuf,
     /// Publish without asking.
     #[arg(long)]
@@ -75,6 +75,10 @@ impl Apply {
     /// The folder is not valid, the API refuses or does not answer, or nobody said yes.
     pub async fn run(&self) -> anyhow::Result<i32> {
         let loaded = self.load()?;
+        for remark in loaded.compiled.remarks() {
+            let located = loaded.locate(remark).map_or_else(|| remark.to_string(), |located| located.to_string());
+            say(&format!("remark: {located}\n"))?;
+        }
         let document = &loaded.document;
         let current: Option<Published> = match self.call(Method::GET, None).await? {
             (StatusCode::NOT_FOUND, _) => None,

@@ -1,7 +1,7 @@
 //! Commands that are clients of the HTTP API: what they do anybody can do with curl. They open neither log nor store.
 //!
-//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`], [`suppressions`], [`channels`]; [`mask`] hides
-//! addresses from whoever looks over the shoulder.
+//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`preview`], [`explain`], [`dead_letters`], [`members`],
+//! [`suppressions`], [`channels`]; [`mask`] hides addresses from whoever looks over the shoulder.
 
 pub mod apply;
 pub mod channels;
@@ -10,12 +10,14 @@ pub mod dead_letters;
 pub mod explain;
 pub mod mask;
 pub mod members;
+pub mod preview;
 pub mod suppressions;
 
 pub use client::Connection;
 pub use dead_letters::DeadLetters;
 pub use explain::Explain;
 pub use members::Members;
+pub use preview::Preview;
 pub use suppressions::Suppressions;
 
 use serde::Serialize;
@@ -26,6 +28,8 @@ use std::io::Write;
 pub enum Client {
     /// Show what a folder of definitions would change, ask, and publish it.
     Apply(apply::Apply),
+    /// Show what templates would say, every variant beside the others.
+    Preview(Preview),
     /// Tell the whole story of one notification.
     Explain(Explain),
     /// List, show and replay dead letters.
@@ -47,6 +51,7 @@ impl Client {
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Apply(command) => command.run().await.map(drop),
+            Self::Preview(command) => command.run().await,
             Self::Explain(command) => command.run().await,
             Self::DeadLetters(command) => command.run().await,
             Self::Members(command) => command.run().await,

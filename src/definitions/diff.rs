@@ -34,6 +34,10 @@ pub fn diff(old: Option<&Definitions>, new: &Definitions) -> String {
 fn things(definitions: &Definitions) -> BTreeMap<String, String> {
     let mut all = BTreeMap::from([("project".to_owned(), text(&definitions.project))]);
     all.extend(definitions.providers.iter().map(|(name, it)| (format!("providers/{name}"), text(it))));
+    all.extend(definitions.events.iter().map(|(name, it)| (format!("events/{name}"), text(it))));
+    all.extend(definitions.partials.iter().map(|(name, it)| (format!("partials/{name}"), it.clone())));
+    all.extend(definitions.layouts.iter().map(|(name, it)| (format!("layouts/{name}"), it.clone())));
+    all.extend(definitions.types.iter().map(|(name, it)| (format!("types/{name}"), text(it))));
     all.extend(definitions.templates.iter().map(|(name, it)| (format!("templates/{name}"), text(it))));
     all.extend(definitions.flows.iter().map(|(name, it)| (format!("flows/{name}"), text(it))));
     all

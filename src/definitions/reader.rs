@@ -9,8 +9,9 @@ use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
     definitions::{
-        ApprovedTemplate, Attachment, Button, Cap, Exceed, Flow, Media, MediaKind, Notify, OnAmbiguous, Per, Project,
-        Provider, QuietHours, Secret, Template, Tracking, Variant, Weekday, Window,
+        ApprovedTemplate, Attachment, Button, Cap, DeclaredEvent, Exceed, Flow, Media, MediaKind, MessageType, Notify,
+        OnAmbiguous, Per, Project, Provider, QuietHours, Sample, Schema, Secret, Template, Tracking, ValueFormat,
+        ValueKind, Variant, Weekday, Weighted, Window,
     },
 };
 use serde_json::{Map, Value};
@@ -156,8 +157,17 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        const FIELDS: [&str; 8] =
-            ["name", "default_locale", "default_region", "time_zone", "quiet_hours", "holidays", "caps", "tracking"];
+        const FIELDS: [&str; 9] = [
+            "name",
+            "default_locale",
+            "default_region",
+            "time_zone",
+            "quiet_hours",
+            "holidays",
+            "caps",
+            "tracking",
+            "attributes",
+        ];
         let fields = self.fields(node, &FIELDS);
         Project {
             name: self.required(&fields, "name", Self::text),
@@ -178,6 +188,7 @@ impl Reader {
                 })
                 .unwrap_or_default(),
             tracking: self.optional(&fields, "tracking", Self::tracking),
+            attributes: self.optional(&fields, "attributes", Self::properties),
         }
     }
 
@@ -254,6 +265,67 @@ impl Reader {
             return Some(Per::Hours(self.required(&fields, "hours", Self::whole_number)));
         }
         self.choice(node, "time", &[("day", Per::Day), ("week", Per::Week)])
+    }
+
+    /// `events/NAME.yaml`.
+    pub(super) fn event(&mut self, node: &Node) -> DeclaredEvent {
+        let fields = self.fields(node, &["type", "data", "samples"]);
+        DeclaredEvent {
+            kind: self.required(&fields, "type", Self::text),
+            data: self.required(&fields, "data", Self::schema),
+            samples: self
+                .optional(&fields, "samples", |r, n| {
+                    Some(r.entries(n).iter().map(|e| (e.key.clone(), r.sample(&e.value))).collect())
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    fn sample(&mut self, node: &Node) -> Sample {
+        let fields = self.fields(node, &["data", "member"]);
+        Sample {
+            data: self.required(&fields, "data", |_, node| Some(node.json())),
+            member: self.optional(&fields, "member", Self::json).unwrap_or_default(),
+        }
+    }
+
+    fn schema(&mut self, node: &Node) -> Option<Schema> {
+        let known = ["type", "description", "properties", "required", "items", "enum", "format"];
+        let fields = self.fields(node, &known);
+        let list = |r: &mut Self, n: &Node| r.list(n, |_, n| Some(n.json()));
+        fields.is_map.then(|| Schema {
+            kind: self.optional(&fields, "type", |r, n| r.choice(n, "type", &ValueKind::ALL)),
+            description: self.optional(&fields, "description", Self::text),
+            properties: self.optional(&fields, "properties", Self::properties).unwrap_or_default(),
+            required: self.optional(&fields, "required", |r, n| r.list(n, Self::text)).unwrap_or_default(),
+            items: self.optional(&fields, "items", Self::schema).map(Box::new),
+            choices: self.optional(&fields, "enum", list).unwrap_or_default(),
+            format: self.optional(&fields, "format", |r, n| r.choice(n, "format", &ValueFormat::ALL)),
+        })
+    }
+
+    fn properties(&mut self, node: &Node) -> Option<BTreeMap<String, Schema>> {
+        let entries = self.entries(node);
+        Some(entries.iter().map(|e| (e.key.clone(), self.schema(&e.value).unwrap_or_default())).collect())
+    }
+
+    /// `types/ID.yaml`.
+    pub(super) fn message_type(&mut self, node: &Node) -> MessageType {
+        let fields = self.fields(node, &["name", "channels", "sender", "templates"]);
+        MessageType {
+            name: self.optional(&fields, "name", Self::text),
+            channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
+            sender: self.optional(&fields, "sender", Self::text),
+            templates: self.required(&fields, "templates", |r, n| r.list(n, Self::weighted)),
+        }
+    }
+
+    fn weighted(&mut self, node: &Node) -> Option<Weighted> {
+        let fields = self.fields(node, &["template", "weight"]);
+        Some(Weighted {
+            template: self.required(&fields, "template", Self::text),
+            weight: self.optional(&fields, "weight", Self::whole_number).unwrap_or(Weighted::DEFAULT_WEIGHT),
+        })
     }
 
     /// `providers.yaml`.
@@ -426,8 +498,9 @@ impl Reader {
     }
 
     fn notify(&mut self, node: &Node) -> Notify {
-        const FIELDS: [&str; 9] = [
+        const FIELDS: [&str; 10] = [
             "template",
+            "type",
             "lane",
             "category",
             "priority",
@@ -439,7 +512,8 @@ impl Reader {
         ];
         let fields = self.fields(node, &FIELDS);
         Notify {
-            template: self.required(&fields, "template", Self::text),
+            template: self.optional(&fields, "template", Self::text),
+            kind: self.optional(&fields, "type", Self::text),
             lane: self.required(&fields, "lane", |r, n| r.lane(n).map(Some)).unwrap_or(Lane::Bulk),
             category: self.optional(&fields, "category", Self::text),
             priority: self.optional(&fields, "priority", Self::whole_number).unwrap_or_default(),

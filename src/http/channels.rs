@@ -20,7 +20,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bellwether_connectors::channels::{Accepted, SendError};
-use bellwether_processors::{content, content::Rendered, definitions::Compiled};
+use bellwether_processors::{content::Rendered, definitions::Compiled};
 use bellwether_schemas::{
     Channel, DeliveryId, Lane, NotificationId,
     definitions::{Provider, Variant},
@@ -250,11 +250,16 @@ fn provider<'a>(
 /// A template with its sample, or a line that says it is a test.
 fn rendered(project: &Compiled, asked: &TestRequest, channel: Channel) -> Result<Rendered, Problem> {
     if let Some(name) = &asked.template {
-        let template = project.document.templates.get(name).ok_or_else(|| {
-            FieldError::new("template", "is not defined", "name one of the project's templates, or leave it out")
-        })?;
-        let context = content::sample_context(TEST, &template.sample);
-        return project.render(name, channel, asked.locale.as_deref(), &context).map_err(|error| {
+        if !project.document.templates.contains_key(name) {
+            let remedy = "name one of the project's templates, or leave it out";
+            return Err(FieldError::new("template", "is not defined", remedy).into());
+        }
+        let occasions = project.occasions(name);
+        let Some((_, context)) = occasions.iter().flat_map(|occasion| &occasion.samples).next() else {
+            let remedy = "let a flow tell it, or give it a `sample`";
+            return Err(FieldError::new("template", "has no sample to be tested with", remedy).into());
+        };
+        return project.render(name, channel, asked.locale.as_deref(), context).map_err(|error| {
             FieldError::new("template", error.to_string(), "correct the template, or test with another").into()
         });
     }

@@ -55,7 +55,7 @@ pub struct DefinitionsAnswer {
     pub version: i32,
     /// Whether this process serves from this version already.
     pub applied: bool,
-    /// The document: `project`, `providers`, `templates`, `flows`.
+    /// The document: `project`, `providers`, `events`, `partials`, `layouts`, `templates`, `types`, `flows`.
     #[schema(value_type = Object)]
     pub document: Definitions,
     /// What is allowed and yet worth a look, or could not be checked.
@@ -83,7 +83,7 @@ pub async fn read(State(shared): State<Arc<Shared>>, caller: Caller) -> Result<R
 /// Publishes definitions as the next version.
 #[utoipa::path(
     put, path = "/v1/definitions", tag = "definitions", security(("api_key" = ["definitions"])),
-    request_body(content = Object, description = "The document: `project`, `providers`, `templates`, `flows`"),
+    request_body(content = Object, description = "The document: `project`, `providers`, `templates` and `flows`; `events`, `partials`, `layouts` and `types` where there are such"),
     params(
         ("If-Match" = Option<String>, Header, description = "Publish only if this is the current version: `\"3\"`, or `\"0\"` for none yet", example = "\"3\""),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key and request again give the same answer for 24 h"),
@@ -118,7 +118,8 @@ pub async fn publish(
             "publish with a key of the project that the document names",
         ));
     }
-    refuse(&(shared.api.validate)(&document))?;
+    let (_, findings) = (shared.api.draft)(document.clone());
+    refuse(&findings)?;
     // Meta is asked only about what is sound by itself.
     let approvals::Checked { findings, remarks } = approvals::check(&document, &*shared.api.approvals).await;
     refuse(&findings.into_iter().map(Finding::from).collect::<Vec<_>>())?;

@@ -16,6 +16,7 @@ use bellwether_connectors::{
     events::{EventError, EventErrorKind, is_json, parse_batch, parse_binary, parse_structured},
     log::Append,
 };
+use bellwether_processors::definitions::{Compiled, Misfit};
 use bellwether_schemas::{
     EventId, MemberKey, Topic,
     codec::{CodecError, encode},
@@ -172,6 +173,8 @@ fn judge(
     body: &[u8],
 ) -> Result<(Vec<Append>, Accepted), Problem> {
     let (project, now) = (caller.project(), shared.now());
+    let definitions = shared.definitions(project);
+    let fits = |event: Event| as_declared(definitions.as_deref(), event);
     let mut answer = Accepted::default();
     let mut appends = Vec::new();
     let mut take = |event: Event, answer: &mut Accepted| -> Result<(), CodecError> {
@@ -185,19 +188,30 @@ fn judge(
             let events = parse_batch(body, shared.api.limits.batch_events, Some(project), now).map_err(refusal)?;
             answer.events.reserve(events.len());
             for (index, event) in events.enumerate() {
-                match event {
+                match event.map_err(FieldError::from).and_then(fits) {
                     Ok(event) => take(event, &mut answer)?,
-                    Err(error) => answer.rejected.push(RejectedEvent { index, error: error.into() }),
+                    Err(error) => answer.rejected.push(RejectedEvent { index, error }),
                 }
             }
         }
-        Mode::Structured => take(parse_structured(body, Some(project), now).map_err(refusal)?, &mut answer)?,
+        Mode::Structured => take(fits(parse_structured(body, Some(project), now).map_err(refusal)?)?, &mut answer)?,
         Mode::Binary => {
             let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-            take(parse_binary(headers, body, Some(project), now).map_err(refusal)?, &mut answer)?;
+            take(fits(parse_binary(headers, body, Some(project), now).map_err(refusal)?)?, &mut answer)?;
         }
     }
     Ok((appends, answer))
+}
+
+/// The event, if its data is what the project declares of its type. What comes by the log is held to the same in flow.
+fn as_declared(definitions: Option<&Compiled>, event: Event) -> Result<Event, FieldError> {
+    let Some(definitions) = definitions.filter(|definitions| definitions.is_declared(&event.kind)) else {
+        return Ok(event);
+    };
+    let data = serde_json::from_str(&event.data).unwrap_or_default();
+    let Some(Misfit { field, problem }) = definitions.misfit(&event.kind, &data) else { return Ok(event) };
+    let field = if field.is_empty() { "data".to_owned() } else { format!("data.{field}") };
+    Err(FieldError::new(field, problem, format!("send what is declared of `{}`, or declare what is sent", event.kind)))
 }
 
 impl From<EventError> for FieldError {

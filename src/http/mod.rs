@@ -3,7 +3,8 @@
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`channels`], [`webhooks`], [`tracking`], [`probes`];
+//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`],
+//! [`preview`], [`channels`], [`webhooks`], [`tracking`], [`probes`];
 //! [`openapi`] describes them all.
 
 pub mod auth;
@@ -18,6 +19,7 @@ pub mod links;
 pub mod members;
 pub mod notifications;
 pub mod openapi;
+pub mod preview;
 pub mod probes;
 pub mod problem;
 pub mod profile;
@@ -43,7 +45,7 @@ use axum::{
     routing::{get, post},
 };
 use bellwether_connectors::{log::Log, store::Store, tracking::Purpose};
-use bellwether_processors::definitions::Projects;
+use bellwether_processors::definitions::{Compiled, Projects};
 use bellwether_schemas::{Timestamp, definitions::Definitions};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, future::BoxFuture};
@@ -55,8 +57,8 @@ use uuid::Uuid;
 
 /// The time now.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-/// Checks definitions as a whole.
-pub type Validate = Arc<dyn Fn(&Definitions) -> Vec<Finding> + Send + Sync>;
+/// Compiles definitions as far as they can be, and says all that is wrong with them.
+pub type Draft = Arc<dyn Fn(Definitions) -> (Compiled, Vec<Finding>) + Send + Sync>;
 /// What besides log and store must be so before traffic may come.
 pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Vec<Check>> + Send + Sync>;
 /// The metrics in the Prometheus text format 0.0.4.
@@ -83,8 +85,8 @@ pub struct Api {
     pub store: Arc<dyn Store>,
     /// The published definitions.
     pub definitions: watch::Receiver<Projects>,
-    /// Checks definitions before they are published.
-    pub validate: Validate,
+    /// Checks definitions before they are published, and compiles those that are only looked at.
+    pub draft: Draft,
     /// Who may call.
     pub keys: Arc<ApiKeys>,
     /// The time.
@@ -206,6 +208,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/dead-letters/{id}", &["get"]),
     ("/v1/dead-letters/replay", &["post"]),
     ("/v1/definitions", &["get", "put"]),
+    ("/v1/templates/preview", &["post"]),
     ("/v1/channels", &["get"]),
     ("/v1/channels/{channel}/test", &["post"]),
     ("/v1/suppressions", &["get"]),
@@ -249,6 +252,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/dead-letters/{id}", get(dead_letters::show))
         .route("/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/v1/definitions", get(definitions::read).put(definitions::publish))
+        .route("/v1/templates/preview", post(preview::preview))
         .route("/v1/channels", get(channels::list))
         .route("/v1/channels/{channel}/test", post(channels::test))
         .route("/v1/suppressions", get(suppressions::list))

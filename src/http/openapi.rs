@@ -25,7 +25,7 @@ use utoipa::{
         super::notifications::of_event, super::notifications::story,
         super::stats::figures,
         super::dead_letters::list, super::dead_letters::show, super::dead_letters::replay,
-        super::definitions::read, super::definitions::publish,
+        super::definitions::read, super::definitions::publish, super::preview::preview,
         super::channels::list, super::channels::test, super::channels::templates::templates,
         super::webhooks::receive, super::webhooks::subscribe,
         super::tracking::follow, super::tracking::clicked, super::tracking::open, super::tracking::delivered,

@@ -471,7 +471,7 @@ impl House {
             log: Arc::clone(&log) as Arc<dyn Log>,
             store: Arc::clone(&store) as Arc<dyn Store>,
             definitions,
-            validate: Arc::new(|document| {
+            draft: Arc::new(|document| {
                 let bad = document.flows.keys().map(|name| Finding {
                     field: format!("flows.{name}"),
                     line: None,
@@ -479,7 +479,8 @@ impl House {
                     problem: "is not liked".into(),
                     remedy: "leave it out".into(),
                 });
-                bad.collect()
+                let bad = bad.collect();
+                (Compiled::draft(document, 0, &check_provider).0, bad)
             }),
             keys: Arc::new(keys()),
             clock: Arc::new(|| NOW),

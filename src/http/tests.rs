@@ -785,6 +785,94 @@ async fn definitions_are_published_against_the_version_they_were_made_from() {
     assert_eq!((answer.status.as_u16(), &answer.body["applied"]), (202, &json!(false)));
 }
 
+/// Definitions of the project `shop` that say something, by text message in two languages.
+fn telling_shop() -> Value {
+    json!({
+        "project": {"name": "shop", "default_locale": "en"},
+        "providers": {"text": {"kind": "twilio", "account_sid": "AC00000000000000000000000000000000", "auth_token": {"env": "T"}, "from": "+34600000000"}},
+        "events": {"order": {
+            "type": "order.placed",
+            "data": {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}},
+            "samples": {"usual": {"data": {"n": 1}}, "many": {"data": {"n": 1000}}},
+        }},
+        "templates": {"order": {"channels": {"sms": {
+            "en": {"text": "Hi {{ member.name | default('you') }}, {{ n | number }}"},
+            "es": {"text": "Hola, {{ n | plural(one='# cosa', other='# cosas') }}"},
+        }}}},
+        "flows": {"order": {"on": "order.placed", "notify": {"template": "order", "lane": "bulk"}}},
+    })
+}
+
+#[tokio::test]
+async fn a_preview_shows_every_variant_or_why_there_is_none() {
+    let house = House::new().await;
+    let path = "/v1/templates/preview";
+    let mut document = telling_shop();
+    let flows = document["flows"].take();
+    document["flows"] = json!({});
+    assert_eq!(house.put("/v1/definitions", &document).await.status, 200);
+    let member = json!({"attributes": {"name": "Anna"}, "phone": "+4930123456", "locale": "es"});
+    assert_eq!(house.put("/v1/members/anna", &member).await.status, 201);
+    // Without a flow nobody knows which event it is for.
+    house.post(path, &json!({"event": "order"})).await.problem(404, "template");
+
+    document["flows"] = flows;
+    let draft = json!({"definitions": document, "sample": "many"});
+    let shown = house.post(path, &draft).await;
+    assert_eq!((shown.status.as_u16(), &shown.body["version"]), (200, &json!(0)), "{}", shown.body);
+    let texts = |answer: &Answer| -> Vec<Value> {
+        let variants = answer.body["previews"][0]["variants"].as_array().unwrap().iter();
+        variants.map(|variant| variant["message"]["text"].clone()).collect()
+    };
+    assert_eq!(texts(&shown), ["Hi you, 1,000", "Hola, 1000 cosas"]);
+    let size = &shown.body["previews"][0]["variants"][0]["sizes"][0];
+    assert_eq!((&size["size"], &size["limit"], &size["exceeded"]), (&json!(13), &json!(1600), &json!(false)));
+
+    let given = json!({"definitions": document, "member": "anna", "data": {"n": 1}});
+    let shown = house.post(path, &given).await;
+    assert_eq!(texts(&shown), ["Hi Anna, 1", "Hola, 1 cosa"]);
+    let preview = &shown.body["previews"][0];
+    assert_eq!((&preview["sample"], &preview["member"]), (&json!("given"), &json!("anna")));
+    assert_eq!(shown.body["previews"].as_array().unwrap().len(), 1, "given data is shown once");
+
+    document["templates"]["order"]["channels"]["sms"]["es"]["text"] = json!("Hola {{ nn }}");
+    let shown = house.post(path, &json!({"definitions": document})).await;
+    assert_eq!(shown.body["previews"].as_array().unwrap().len(), 2, "one a sample");
+    let variants = &shown.body["previews"][0]["variants"];
+    assert_eq!((&variants[0]["errors"], &variants[1]["message"]), (&json!([]), &Value::Null));
+    assert!(variants[1]["errors"][0].as_str().unwrap().contains("nn"), "{}", shown.body);
+
+    house.post(path, &json!({"template": "nothing"})).await.problem(404, "template");
+    house.post(path, &json!({"member": "nobody"})).await.problem(404, "member");
+    house.post(path, &json!({"templates": "order"})).await.problem(400, "body");
+    document["project"]["name"] = json!("other");
+    house.post(path, &json!({"definitions": document})).await.problem(422, "definitions.project.name");
+    let reader = house.call(Method::POST, path, "definitions", &[JSON], json!({"member": "anna"}).to_string()).await;
+    assert_eq!(reader.status, 403, "a member's data needs the scope for it");
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_as_declared_is_refused_by_its_field() {
+    let house = House::new().await;
+    let mut document = telling_shop();
+    document["flows"] = json!({});
+    assert_eq!(house.put("/v1/definitions", &document).await.status, 200);
+    let mut wrong = event("b");
+    wrong["data"] = json!({"n": "SECRET"});
+    let refused = events(&house, "application/cloudevents+json", &wrong).await;
+    let problem = refused.problem(422, "data.n");
+    assert!(!problem.to_string().contains("SECRET"), "{problem}");
+    let mixed = events(&house, "application/cloudevents-batch+json", json!([event("a"), wrong])).await;
+    assert_eq!((mixed.status.as_u16(), &mixed.body["accepted"]), (202, &json!(1)));
+    assert_eq!(
+        (&mixed.body["rejected"][0]["index"], &mixed.body["rejected"][0]["field"]),
+        (&json!(1), &json!("data.n"))
+    );
+    let undeclared =
+        json!({"specversion": "1.0", "id": "c", "source": "/shop", "type": "other", "subject": "anna", "data": 7});
+    assert_eq!(events(&house, "application/cloudevents+json", undeclared).await.status, 202);
+}
+
 #[tokio::test]
 async fn whatsapp_templates_are_listed_and_held_against_what_is_published() {
     let house = House::new().await;

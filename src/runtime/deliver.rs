@@ -395,7 +395,8 @@ impl Deliverer {
         }
         let project = self.projects.borrow().get(&job.delivery.project).cloned()?;
         let may_call = |name: &str| self.sinks.takes(&project, name);
-        let (name, provider) = project.provider_of(self.channel, &job.delivery.address, may_call)?;
+        let (name, provider) =
+            project.sender_of(&job.delivery.template, self.channel, &job.delivery.address, may_call)?;
         let outlet = self.sinks.outlet(&project.project, name, provider);
         if Arc::ptr_eq(&outlet, &job.outlet) {
             return None;

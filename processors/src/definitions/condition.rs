@@ -18,6 +18,7 @@ use std::{
 };
 
 use super::names::did_you_mean;
+use crate::content::shape::{Field, Shape};
 
 /// Fields of `event`.
 const FIELDS: [&str; 6] = ["id", "source", "type", "subject", "time", "data"];
@@ -83,6 +84,35 @@ impl Condition {
         walk.expression(program.expression());
         let faults = walk.faults;
         if faults.is_empty() { Ok(Self(program)) } else { Err(faults) }
+    }
+
+    /// Fields of the event's data that the condition reads and that may not be there, by what is declared of the data. A field that the
+    /// condition asks for by `has(…)`, wherever it does, is taken for guarded.
+    pub(super) fn misread(&self, data: &Shape) -> Vec<Fault> {
+        let mut walk = Walk { program: &self.0, bound: Vec::new(), faults: Vec::new() };
+        let mut reads = Vec::new();
+        walk.reads(self.0.expression(), &mut reads);
+        let guarded: Vec<String> = reads.iter().filter(|read| read.is_asked).map(|read| read.path.join(".")).collect();
+        let data = Field::always(data.clone());
+        for Read { id, path, is_asked } in &reads {
+            let mut field = data.clone();
+            for (depth, step) in path.iter().enumerate() {
+                let Some(next) = field.shape.get(step) else {
+                    let hint = did_you_mean(step, field.shape.names());
+                    walk.fault(*id, format!("the event's data has no `{}`{hint}", path[..=depth].join(".")));
+                    break;
+                };
+                let so_far = path[..=depth].join(".");
+                let is_guarded =
+                    guarded.iter().any(|asked| *asked == so_far || asked.starts_with(&format!("{so_far}.")));
+                if !next.always && !*is_asked && !is_guarded {
+                    walk.fault(*id, format!("`event.data.{so_far}` is not always there"));
+                    break;
+                }
+                field = next;
+            }
+        }
+        walk.faults
     }
 
     /// Whether the condition holds.
@@ -174,7 +204,65 @@ struct Walk<'p> {
     faults: Vec<Fault>,
 }
 
+/// A field of the event's data that a condition reads.
+struct Read<'p> {
+    id: u64,
+    path: Vec<&'p str>,
+    /// By `has(…)`.
+    is_asked: bool,
+}
+
+/// The path below `event.data` that an expression is.
+fn below_data<'p>(node: &'p IdedExpr) -> Option<Vec<&'p str>> {
+    let Expr::Select(select) = &node.expr else { return None };
+    match &select.operand.expr {
+        Expr::Ident(name) if name == "event" && select.field == "data" => Some(Vec::new()),
+        _ => {
+            let mut path = below_data(&select.operand)?;
+            path.push(&select.field);
+            Some(path)
+        }
+    }
+}
+
 impl<'p> Walk<'p> {
+    /// Every path below `event.data`, each once with all its steps.
+    fn reads(&self, node: &'p IdedExpr, all: &mut Vec<Read<'p>>) {
+        if let Some(path) = below_data(node) {
+            let is_asked = matches!(&node.expr, Expr::Select(select) if select.test);
+            all.push(Read { id: node.id, path, is_asked });
+            return;
+        }
+        match &node.expr {
+            Expr::Unspecified | Expr::Literal(_) | Expr::Ident(_) => {}
+            Expr::Select(select) => self.reads(&select.operand, all),
+            Expr::Call(call) => {
+                call.target.iter().for_each(|target| self.reads(target, all));
+                call.args.iter().for_each(|argument| self.reads(argument, all));
+            }
+            Expr::List(list) => list.elements.iter().for_each(|element| self.reads(element, all)),
+            Expr::Map(map) => self.entry_reads(&map.entries, all),
+            Expr::Struct(structure) => self.entry_reads(&structure.entries, all),
+            Expr::Comprehension(it) => {
+                for part in [&it.iter_range, &it.accu_init, &it.loop_cond, &it.loop_step, &it.result] {
+                    self.reads(part, all);
+                }
+            }
+        }
+    }
+
+    fn entry_reads(&self, entries: &'p [IdedEntryExpr], all: &mut Vec<Read<'p>>) {
+        for entry in entries {
+            match &entry.expr {
+                EntryExpr::StructField(field) => self.reads(&field.value, all),
+                EntryExpr::MapEntry(entry) => {
+                    self.reads(&entry.key, all);
+                    self.reads(&entry.value, all);
+                }
+            }
+        }
+    }
+
     fn fault(&mut self, id: u64, problem: String) {
         let position = self.program.source_info().offset_for(id).map(|(start, _)| self.line_and_column(start));
         self.faults.push(Fault::at(position.unwrap_or_default(), problem));

@@ -4,16 +4,24 @@
 use super::{
     CheckProvider, CompiledFlow, Finding, SettingProblem, Terms,
     condition::{Condition, variables},
-    names::{canonical_locale, did_you_mean, is_project_name, name_problem, nearest},
+    names::{canonical_locale, did_you_mean, is_project_name, name_problem},
+    occasions::{MEMBER, Occasion, occasions, templates_of},
+    schema::{contradictions, misfit},
 };
 use crate::{
     caps,
-    content::{self, Content},
+    content::{
+        self, Content, Fault,
+        limits::{Beyond, measures},
+        parts::{self, Parts},
+        scope::{self, Lack, Missing},
+        shape,
+    },
     hours::{self, Hours},
 };
 use bellwether_schemas::{
     Channel, Lane, Timestamp,
-    definitions::{Definitions, Flow, Notify, Per, Template, Tracking, Variant},
+    definitions::{Definitions, Flow, MessageType, Notify, Per, Place, Schema, Template, Tracking, Variant, Weighted},
     records::Event,
     segments::{
         Encoding::{Gsm7, Ucs2},
@@ -21,27 +29,24 @@ use bellwether_schemas::{
     },
 };
 use jiff::tz::TimeZone;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
-/// Twilio takes no longer body (its error 21617).
-const MAX_SMS_CHARACTERS: usize = 1600;
 /// The greatest priority of a notification.
 const MAX_PRIORITY: u8 = 9;
 /// Calls at once that a claim window may hold: one bit each in a commit's metadata (law 2).
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=4096;
-
 /// Longest address of a tracking domain: with a token behind it a link must fit a line of mail, and what providers take.
 const MAX_BASE_URL: usize = 200;
 /// Keys that links may have been sealed with before: each is tried for each link.
 const MAX_PREVIOUS_KEYS: usize = 8;
 
-/// What the checks made on their way.
-pub(super) struct Parts {
+/// What the checks made on their way; of what is wrong, as much as could be made.
+pub(super) struct Checked {
     pub(super) flows_by_type: HashMap<String, Vec<Arc<CompiledFlow>>>,
     pub(super) providers: BTreeMap<Channel, Vec<String>>,
     pub(super) prefixes: HashMap<String, &'static str>,
@@ -49,15 +54,18 @@ pub(super) struct Parts {
     pub(super) terms: HashMap<String, Terms>,
     pub(super) other_terms: [Terms; 2],
     pub(super) zone: TimeZone,
-    /// What is allowed and worth a look.
+    /// What is wrong, ordered by path.
+    pub(super) findings: Vec<Finding>,
+    /// What is allowed and worth a look; ordered by path.
     pub(super) remarks: Vec<Finding>,
 }
 
 /// Applies every rule.
-pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Result<Parts, Vec<Finding>> {
+pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Checked {
     let mut findings = Findings::default();
     let has_default = project(document, &mut findings);
     let (providers, prefixes) = providers(document, check, &mut findings);
+    events(document, &mut findings);
     let content = templates(document, &mut findings);
     if has_default {
         default_locale(document, &mut findings);
@@ -65,6 +73,7 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Resu
     if let Some(providers) = &providers {
         unserved_channels(document, providers, &mut findings);
     }
+    types(document, providers.as_ref(), &mut findings);
     let flows_by_type = flows(document, &mut findings);
     let zone = zone(document, &mut findings);
     caps(document, &mut findings);
@@ -78,21 +87,28 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Resu
         let hours = project_hours(document, lane == Lane::Bulk).unwrap_or_default();
         Terms { category: category_of(lane).into(), priority: 0, hours, spread: Duration::ZERO }
     });
-    let Findings { mut all, remarks } = findings;
-    all.sort();
-    all.dedup();
-    match providers {
-        Some(providers) if all.is_empty() => {
-            Ok(Parts { flows_by_type, providers, prefixes, content, terms, other_terms, zone, remarks })
-        }
-        _ => Err(all),
+    let Findings { mut wrong, mut remarks } = findings;
+    for all in [&mut wrong, &mut remarks] {
+        all.sort();
+        all.dedup();
+    }
+    Checked {
+        flows_by_type,
+        providers: providers.unwrap_or_default(),
+        prefixes,
+        content,
+        terms,
+        other_terms,
+        zone,
+        findings: wrong,
+        remarks,
     }
 }
 
 #[derive(Default)]
 struct Findings {
     /// What must be corrected.
-    all: Vec<Finding>,
+    wrong: Vec<Finding>,
     /// What is only to be known.
     remarks: Vec<Finding>,
 }
@@ -110,11 +126,24 @@ impl Findings {
         remedy: impl Into<String>,
     ) {
         let (path, problem, remedy) = (path.into(), problem.into(), remedy.into());
-        self.all.push(Finding { path, line, column, problem, remedy });
+        self.wrong.push(Finding { path, line, column, problem, remedy });
     }
 
-    fn remark(&mut self, path: &str, (line, column): (Option<u32>, Option<u32>), problem: String, remedy: String) {
-        self.remarks.push(Finding { path: path.to_owned(), line, column, problem, remedy });
+    fn remark(
+        &mut self,
+        path: impl Into<String>,
+        (line, column): (Option<u32>, Option<u32>),
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let (path, problem, remedy) = (path.into(), problem.into(), remedy.into());
+        self.remarks.push(Finding { path, line, column, problem, remedy });
+    }
+
+    /// Something wrong with a text, or with a part that it uses.
+    fn fault(&mut self, path: &str, fault: Fault, prefix: &str, remedy: impl Into<String>) {
+        let path = fault.part.map_or_else(|| path.to_owned(), |file| path_of_part(&file));
+        self.at(path, (fault.line, fault.column), format!("{prefix}{}", fault.problem), remedy);
     }
 
     fn name(&mut self, path: &str, name: &str) {
@@ -153,6 +182,9 @@ fn project(document: &Definitions, findings: &mut Findings) -> bool {
     {
         let problem = format!("`{region}` is no region");
         findings.add("project.default_region", problem, "use an ISO 3166-1 code of two capitals, such as `AR`");
+    }
+    for (name, declared) in project.attributes.iter().flatten() {
+        schema(&format!("project.attributes.{name}"), declared, findings);
     }
     if let Some(settings) = &project.tracking {
         tracking(settings, findings);
@@ -275,11 +307,99 @@ fn unserved_channels(document: &Definitions, providers: &BTreeMap<Channel, Vec<S
     }
 }
 
+/// `partials.footer.html` of `partials/footer.html`.
+fn path_of_part(file: &str) -> String {
+    file.replacen('/', ".", 1)
+}
+
+fn schema(path: &str, schema: &Schema, findings: &mut Findings) {
+    for (place, problem, remedy) in contradictions(schema) {
+        findings.add(format!("{path}.{place}"), problem, remedy);
+    }
+}
+
+fn events(document: &Definitions, findings: &mut Findings) {
+    let mut kinds = BTreeMap::new();
+    for (name, event) in &document.events {
+        let path = format!("events.{name}");
+        findings.name(&path, name);
+        if event.kind.trim().is_empty() {
+            findings.add(format!("{path}.type"), "the event has no type", "name its CloudEvents type");
+        }
+        if let Some(first) = kinds.insert(&event.kind, name) {
+            let problem = format!("`{}` is declared by `{first}` too", event.kind);
+            findings.add(format!("{path}.type"), problem, "declare each type once");
+        }
+        schema(&format!("{path}.data"), &event.data, findings);
+        for shadowed in ["event", "member"].into_iter().filter(|name| event.data.properties.contains_key(*name)) {
+            let remedy = format!("rename the field: in templates `{shadowed}` is always the {shadowed} itself");
+            findings.add(
+                format!("{path}.data.properties.{shadowed}"),
+                format!("the event's data cannot shadow `{shadowed}`"),
+                remedy,
+            );
+        }
+        if event.samples.is_empty() {
+            findings.add(format!("{path}.samples"), "the event has no sample", "add one: templates are tried with it");
+        }
+        for (name, sample) in &event.samples {
+            let path = format!("{path}.samples.{name}");
+            if let Some(misfit) = misfit(&event.data, &sample.data) {
+                let place = if misfit.field.is_empty() { String::new() } else { format!(".{}", misfit.field) };
+                let what = if misfit.field.is_empty() { "the data" } else { misfit.field.as_str() };
+                findings.add(
+                    format!("{path}.data{place}"),
+                    format!("`{what}` {}", misfit.problem),
+                    "correct the sample, or the schema",
+                );
+            }
+            sample_member(document, &format!("{path}.member"), &sample.member, findings);
+        }
+    }
+}
+
+fn sample_member(document: &Definitions, path: &str, member: &serde_json::Map<String, Value>, findings: &mut Findings) {
+    for field in member.keys().filter(|field| !MEMBER.contains(&field.as_str())) {
+        let hint = did_you_mean(field, MEMBER);
+        findings.add(
+            format!("{path}.{field}"),
+            format!("a member has no `{field}`{hint}"),
+            format!("use {}", MEMBER.join(", ")),
+        );
+    }
+    let Some(declared) = &document.project.attributes else { return };
+    for (name, value) in member.get("attributes").and_then(Value::as_object).into_iter().flatten() {
+        let path = format!("{path}.attributes.{name}");
+        match declared.get(name).map(|schema| misfit(schema, value)) {
+            Some(None) => {}
+            Some(Some(misfit)) => findings.add(path, format!("`{name}` {}", misfit.problem), "correct the sample"),
+            None => {
+                let hint = did_you_mean(name, declared.keys().map(String::as_str));
+                findings.add(
+                    path,
+                    format!("unknown attribute `{name}`{hint}"),
+                    "declare it under `attributes` in project.yaml",
+                );
+            }
+        }
+    }
+}
+
 fn templates(document: &Definitions, findings: &mut Findings) -> Content {
+    let parts = Parts::of(document);
+    check_parts(document, &parts, findings);
     let mut content = Content::new(&document.project.default_locale);
     if document.project.tracking.is_some() {
         content.offer_unsubscribe();
     }
+    for (name, template) in &document.templates {
+        let path = format!("templates.{name}");
+        content.add(&parts, name, template, |channel, locale, place, fault| {
+            let place = format!("{path}.channels.{channel}.{locale}.{place}");
+            findings.fault(&place, fault, "", "correct the template");
+        });
+    }
+    let globals = content.globals();
     for (name, template) in &document.templates {
         let path = format!("templates.{name}");
         findings.name(&path, name);
@@ -294,22 +414,82 @@ fn templates(document: &Definitions, findings: &mut Findings) -> Content {
             let remedy = "rename the field: in templates `event` is always the event itself";
             findings.add(format!("{path}.sample.event"), "the event's data cannot shadow `event`", remedy);
         }
-        content.add(name, template, |channel, locale, place, fault| {
-            let place = format!("{path}.channels.{channel}.{locale}.{place}");
-            findings.at(place, (fault.line, fault.column), fault.problem, "correct the template");
-        });
+        let occasions = occasions(document, name);
+        if occasions.is_empty() {
+            findings.remark(
+                path.as_str(),
+                (None, None),
+                "no flow tells this template, so that it was not tried",
+                "tell it by a flow or type, or remove it",
+            );
+        }
+        if let Some(event) = occasions.iter().find_map(|occasion| occasion.event.as_ref())
+            && !template.sample.is_empty()
+            && occasions.iter().all(|occasion| occasion.event.is_some())
+        {
+            let remedy = format!("move it to `samples` in events/{event}.yaml");
+            findings.add(
+                format!("{path}.sample"),
+                format!("the event is declared as `{event}`, and has samples of its own"),
+                remedy,
+            );
+        }
+        let tried = Tried { name, content: &content, occasions: &occasions, parts: &parts, globals: &globals };
         for (channel, locales) in &template.channels {
             let path = format!("{path}.channels.{channel}");
             for (locale, variant) in locales {
                 let path = format!("{path}.{locale}");
                 if findings.locale(&path, locale) {
                     fields(&path, *channel, variant, findings);
-                    texts(&path, (name, template), (*channel, locale, variant), &content, findings);
+                    texts(&path, &tried, (*channel, locale, variant), findings);
                 }
             }
         }
     }
     content
+}
+
+/// What is wrong with parts as such: their names, their own text, and what they refer to.
+fn check_parts(document: &Definitions, parts: &Parts<'_>, findings: &mut Findings) {
+    for (folder, files) in [("partials", &document.partials), ("layouts", &document.layouts)] {
+        for file in files.keys() {
+            let path = format!("{folder}.{file}");
+            match parts::read_name(file) {
+                Some((name, locale)) => {
+                    findings.name(&path, name.split('.').next().unwrap_or_default());
+                    // A locale that is none makes the name unreadable; this one is only spelled.
+                    if let Some(locale) = locale {
+                        findings.locale(&path, locale);
+                    }
+                }
+                None => {
+                    let remedy =
+                        format!("name it NAME.KIND or NAME.LOCALE.KIND, with a kind of {}", parts::KINDS.join(", "));
+                    findings.add(path, format!("`{file}` is no name of a part"), remedy);
+                }
+            }
+        }
+    }
+    for (file, text) in parts.files() {
+        let path = path_of_part(file);
+        if let Some(fault) = content::part_fault(text) {
+            findings.fault(&path, fault, "", "correct it");
+        }
+        let locale = file.split_once('/').and_then(|(_, file)| parts::read_name(file)?.1);
+        let locale = locale.unwrap_or(&document.project.default_locale);
+        for (at, problem, remedy) in parts.wrong_references(text, parts::kind(file), locale) {
+            findings.at(&path, place(text, at), problem, remedy);
+        }
+    }
+    for (file, at, way) in parts.cycles() {
+        let text = parts.text_of(file).unwrap_or_default();
+        findings.at(path_of_part(file), place(text, at), format!("comes to include itself: {way}"), "break the circle");
+    }
+}
+
+fn place(text: &str, byte: usize) -> (Option<u32>, Option<u32>) {
+    let (line, column) = content::line_and_column(text, byte);
+    (Some(line), Some(column))
 }
 
 /// The end of every fallback chain must exist, or a member of an unforeseen language gets nothing.
@@ -330,7 +510,7 @@ fn default_locale(document: &Definitions, findings: &mut Findings) {
 }
 
 /// What a channel's variants are made of.
-struct Shape {
+struct Makeup {
     /// In words.
     message: &'static str,
     /// Groups of fields, of each of which at least one must be there, and what to do about it.
@@ -339,7 +519,7 @@ struct Shape {
     allowed: &'static [&'static str],
 }
 
-const fn shape(channel: Channel) -> Shape {
+const fn makeup(channel: Channel) -> Makeup {
     let (message, needed, allowed): (_, &[(&[&str], &str)], &[&str]) = match channel {
         Channel::Email => (
             "an e-mail",
@@ -360,11 +540,11 @@ const fn shape(channel: Channel) -> Shape {
         ),
         Channel::Webhook => ("a webhook call", &[(&["json"], "add `json`")], &[]),
     };
-    Shape { message, needed, allowed }
+    Makeup { message, needed, allowed }
 }
 
 fn fields(path: &str, channel: Channel, variant: &Variant, findings: &mut Findings) {
-    let Shape { message, needed, allowed } = shape(channel);
+    let Makeup { message, needed, allowed } = makeup(channel);
     let present = present(variant);
     for (group, remedy) in needed {
         if !group.iter().any(|field| present.contains(field)) {
@@ -408,144 +588,259 @@ fn present(variant: &Variant) -> Vec<&'static str> {
     .collect()
 }
 
-/// Looks for variables that nothing provides, then renders with the sample.
+/// With what the texts of a template are tried.
+struct Tried<'t> {
+    name: &'t str,
+    content: &'t Content,
+    occasions: &'t [Occasion],
+    parts: &'t Parts<'t>,
+    globals: &'t BTreeSet<&'t str>,
+}
+
+/// Looks for parts and variables that nothing provides, then renders with every sample, then measures what came of it.
 fn texts(
     path: &str,
-    (name, template): (&str, &Template),
+    tried: &Tried<'_>,
     (channel, locale, variant): (Channel, &str, &Variant),
-    content: &Content,
     findings: &mut Findings,
 ) {
-    let context = content::sample_context("sample", &template.sample);
-    for (place, text) in variant.clone().texts_mut() {
-        let place = place.to_string();
-        if !content.has_text(name, channel, locale, &place) {
+    let mut sources = variant.clone();
+    let mut has_gaps = BTreeSet::new();
+    let mut is_whole = true;
+    for (place, text) in sources.texts_mut() {
+        let place_name = place.to_string();
+        let path = format!("{path}.{place_name}");
+        let name = format!("{}.{place_name}", tried.name);
+        let kind = if content::is_mjml(channel, place, text) { "mjml" } else { parts::kind(&name) };
+        for (at, problem, remedy) in tried.parts.wrong_references(text, kind, locale) {
+            findings.at(&path, self::place(text, at), problem, remedy);
+            has_gaps.insert(place_name.clone());
+        }
+        if !tried.content.has_text(tried.name, channel, locale, &place_name) {
+            is_whole = false;
             continue;
         }
-        let path = format!("{path}.{place}");
-        let missing: Vec<(String, Option<String>)> = content
-            .variables(name, channel, locale, &place)
-            .into_iter()
-            .filter_map(|variable| missing_of(&variable, &context).map(|hint| (variable, hint)))
-            .collect();
-        for (variable, hint) in &missing {
-            let (problem, remedy) = words(variable, hint.as_deref());
-            findings.at(&path, find(text, variable), problem, remedy);
+        for occasion in tried.occasions {
+            for missing in scope::missing(text, &occasion.root, tried.globals, tried.parts, locale) {
+                let source =
+                    missing.part.as_deref().map_or(text.as_str(), |file| tried.parts.text_of(file).unwrap_or_default());
+                let at = self::place(source, missing.at);
+                let (problem, remedy) = words(&missing, occasion);
+                let path = missing.part.as_deref().map_or_else(|| path.clone(), path_of_part);
+                findings.at(path, at, problem, remedy);
+                has_gaps.insert(place_name.clone());
+            }
         }
-        match content.try_sample(name, channel, locale, &place, &context) {
-            Ok(rendered) => rendered_text(&path, channel, &place, (text, &rendered), findings),
-            Err(fault) if fault.undefined && !missing.is_empty() => {}
-            Err(fault) => {
-                let remedy = if fault.undefined {
-                    "give it a `default(…)`, or add it to the template's `sample` (what every member has: under `sample.member`)"
-                } else {
-                    "correct the template, or the template's `sample`"
-                };
-                let problem = format!("cannot be rendered with the sample: {}", fault.problem);
-                findings.at(&path, (fault.line, fault.column), problem, remedy);
+    }
+    let contexts =
+        tried.occasions.iter().flat_map(|occasion| occasion.samples.iter().map(move |sample| (occasion, sample)));
+    for (occasion, (sample, context)) in contexts {
+        let sample = match &occasion.event {
+            Some(event) => format!("sample `{sample}` of event `{event}`"),
+            None => "the sample".to_owned(),
+        };
+        let mut rendered = variant.clone();
+        let mut is_rendered = is_whole;
+        for (place, text) in rendered.texts_mut() {
+            if !tried.content.has_text(tried.name, channel, locale, &place.to_string()) {
+                continue;
+            }
+            let path = format!("{path}.{place}");
+            match tried.content.try_sample(tried.name, channel, locale, place, context) {
+                Ok(said) => {
+                    is_json(&path, place, &said, &sample, findings);
+                    *text = said;
+                }
+                Err(fault) => {
+                    is_rendered = false;
+                    // What is missing has been told, at its place.
+                    if !has_gaps.contains(&place.to_string()) {
+                        let remedy = if fault.undefined {
+                            "give it a `default(…)`, or add it to the sample (what every member has: under its `member`)"
+                        } else {
+                            "correct the template, or the sample"
+                        };
+                        findings.fault(&path, fault, &format!("cannot be rendered with {sample}: "), remedy);
+                    }
+                }
+            }
+        }
+        if is_rendered {
+            let is_sendable = lengths(path, channel, &rendered, &sample, findings);
+            if let (Channel::Sms, true, Some(said)) = (channel, is_sendable, &rendered.text) {
+                let text = variant.text.as_deref().unwrap_or_default();
+                cost_of_text(&format!("{path}.text"), text, said, &sample, findings);
             }
         }
     }
 }
 
-fn rendered_text(path: &str, channel: Channel, place: &str, (text, rendered): (&str, &str), findings: &mut Findings) {
-    if channel == Channel::Sms {
-        let characters = rendered.chars().count();
-        if characters > MAX_SMS_CHARACTERS {
-            let problem = format!("the message of the sample has {characters} characters");
-            findings.add(path, problem, format!("providers take at most {MAX_SMS_CHARACTERS}: shorten it"));
-        } else {
-            cost_of_text(path, text, rendered, findings);
+/// Whether providers would take it at all.
+fn lengths(path: &str, channel: Channel, rendered: &Variant, sample: &str, findings: &mut Findings) -> bool {
+    let mut is_sendable = true;
+    for measure in measures(channel, rendered).into_iter().filter(content::limits::Measure::is_exceeded) {
+        let limit = measure.limit;
+        let problem = format!("with {sample}, {} has {} {}", limit.what, measure.size, limit.unit.name());
+        let remedy = format!("at most {} fit: shorten it ({})", limit.most, limit.source);
+        let path = format!("{path}.{}", limit.field);
+        match limit.beyond {
+            Beyond::Refused => {
+                is_sendable = false;
+                findings.add(path, problem, remedy);
+            }
+            Beyond::Remark => findings.remark(path, (None, None), problem, remedy),
         }
     }
-    if place == "json"
-        && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(rendered)
-    {
-        findings.add(path, format!("with the sample this is no JSON: {error}"), "correct the template");
-    }
+    is_sendable
 }
 
 /// What a text message is billed as, where that may be a surprise.
-fn cost_of_text(path: &str, text: &str, rendered: &str, findings: &mut Findings) {
+fn cost_of_text(path: &str, text: &str, rendered: &str, sample: &str, findings: &mut Findings) {
     let counted = segments(rendered);
     if let Some(foreign) = only_foreign(rendered) {
-        let at = text.find(foreign).map_or((None, None), |at| {
-            let (line, column) = content::line_and_column(text, at);
-            (Some(line), Some(column))
-        });
+        let at = text.find(foreign).map_or((None, None), |at| place(text, at));
         let problem =
             format!("`{foreign}` (U+{:04X}) alone makes UCS-2 of a GSM-7 text ({counted})", u32::from(foreign));
         let remedy = format!("another character leaves room for {} instead of {}", Gsm7.alone(), Ucs2.alone());
         findings.remark(path, at, problem, remedy);
     } else if counted.segments > 1 {
         let Segments { encoding, units, .. } = counted;
-        let problem = format!("the message of the sample makes {counted}, each of which is billed");
+        let problem = format!("the message of {sample} makes {counted}, each of which is billed");
         let remedy = format!("{} of its {units} units fit into one", encoding.alone());
         findings.remark(path, (None, None), problem, remedy);
     }
 }
 
-/// Fields of `member`; which of them a member has is found by rendering.
-const MEMBER: [&str; 5] = ["id", "name", "locale", "time_zone", "attributes"];
-
-/// `None`: the sample provides the variable. Otherwise the variable that was probably meant, if one is near.
-fn missing_of(variable: &str, context: &Value) -> Option<Option<String>> {
-    let segments: Vec<&str> = variable.split('.').collect();
-    if segments[0] == "member" {
-        // Attributes are the client's own; rendering finds those that the sample member lacks.
-        let field = segments.get(1)?;
-        return (!MEMBER.contains(field)).then(|| nearest(field, MEMBER).map(|near| format!("member.{near}")));
+fn is_json(path: &str, place: Place<'_>, rendered: &str, sample: &str, findings: &mut Findings) {
+    if place.0 == "json"
+        && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(rendered)
+    {
+        findings.add(path, format!("with {sample} this is no JSON: {error}"), "correct the template");
     }
-    let is_event = segments[0] == "event";
-    let mut at = if is_event { context } else { &context["event"]["data"] };
-    for (depth, segment) in segments.iter().enumerate() {
-        if let Some(next) = at.get(segment) {
-            at = next;
-            continue;
-        }
-        let top: &[&str] = if depth == 0 { &["event", "member"] } else { &[] };
-        // A key with a dot is no name that a variable can have: corrected to it, the variable would be missing again, and so on without end.
-        let siblings =
-            at.as_object().into_iter().flat_map(Map::keys).map(String::as_str).filter(|key| !key.contains('.'));
-        return Some(nearest(segment, siblings.chain(top.iter().copied())).map(|near| {
-            let corrected = |rest| [&segments[..depth], &[near], rest].concat().join(".");
-            let whole = corrected(&segments[depth + 1..]);
-            if missing_of(&whole, context).is_none() { whole } else { corrected(&[]) }
-        }));
-    }
-    None
 }
 
-fn words(variable: &str, meant: Option<&str>) -> (String, String) {
-    let hint = meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default();
+/// Problem and remedy of a variable that may not be there.
+fn words(missing: &Missing, occasion: &Occasion) -> (String, String) {
+    let variable = &missing.variable;
     let place = variable.strip_prefix("event.data.").unwrap_or(variable);
-    let remedy = if variable.starts_with("member.") {
-        format!("a member has {}", MEMBER.join(", "))
-    } else if variable.starts_with("event.") && place == variable {
-        "an event has id, type, time and data".into()
-    } else {
-        format!("correct it, or add `{place}` to the template's `sample`")
+    let attribute = variable.strip_prefix("member.attributes.");
+    let declares = match (&occasion.event, attribute) {
+        (_, Some(_)) => "under `attributes` in project.yaml".to_owned(),
+        (Some(event), None) => format!("in events/{event}.yaml"),
+        (None, None) => "in the template's `sample`".to_owned(),
     };
-    (format!("unknown variable `{variable}`{hint}"), remedy)
+    match &missing.lack {
+        Lack::Unknown(meant) => {
+            let hint = meant.as_ref().map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default();
+            let remedy = if variable.starts_with("member.") && attribute.is_none() {
+                format!("a member has {}", MEMBER.join(", "))
+            } else if variable.starts_with("event.") && place == variable {
+                "an event has id, type, time and data".into()
+            } else if let Some(attribute) = attribute {
+                format!("correct it, or declare `{attribute}` {declares}")
+            } else if occasion.event.is_some() {
+                format!("correct it, or declare `{place}` {declares}")
+            } else {
+                format!("correct it, or add `{place}` to the template's `sample`")
+            };
+            (format!("unknown variable `{variable}`{hint}"), remedy)
+        }
+        Lack::Optional => {
+            let copes = format!("write `{variable} | default(…)`, or ask `{{% if {variable} is defined %}}`");
+            let remedy = match (&occasion.event, variable.starts_with("member.")) {
+                (Some(_), false) => format!("{copes}, or list it as `required` {declares}"),
+                (None, true) if attribute.is_none() => format!("{copes}, or give the sample a `member` that has it"),
+                _ => copes,
+            };
+            (format!("`{variable}` is not always there"), remedy)
+        }
+    }
 }
 
-/// Line and column of the first place within `{{ }}` or `{% %}` where a text names a variable.
-fn find(text: &str, variable: &str) -> (Option<u32>, Option<u32>) {
-    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.');
-    let inside = |at: usize| {
-        let (open, close) = (text[..at].rfind(['{']), text[..at].rfind("}}").max(text[..at].rfind("%}")));
-        open.is_some_and(|open| close.is_none_or(|close| close < open))
-    };
-    text.match_indices(variable)
-        .map(|(at, _)| at)
-        .find(|at| {
-            let (before, after) = (text[..*at].chars().next_back(), text[at + variable.len()..].chars().next());
-            !before.is_some_and(is_part) && !after.is_some_and(|c| c.is_alphanumeric() || c == '_') && inside(*at)
-        })
-        .map_or((None, None), |at| {
-            let (line, column) = content::line_and_column(text, at);
-            (Some(line), Some(column))
-        })
+fn types(document: &Definitions, providers: Option<&BTreeMap<Channel, Vec<String>>>, findings: &mut Findings) {
+    for (id, kind) in &document.types {
+        let path = format!("types.{id}");
+        findings.name(&path, id);
+        if kind.templates.iter().all(|weighted| weighted.weight == 0) {
+            let remedy = "add a template, with a weight above 0";
+            findings.add(format!("{path}.templates"), "no template has a weight", remedy);
+        }
+        twice(&format!("{path}.channels"), &kind.channels, findings);
+        let mut seen = BTreeSet::new();
+        for (index, Weighted { template, .. }) in kind.templates.iter().enumerate() {
+            let path = format!("{path}.templates.{index}.template");
+            match document.templates.get(template) {
+                _ if !seen.insert(template) => {
+                    findings.add(path, format!("`{template}` is there twice"), "add the weights up")
+                }
+                None => unknown_template(document, &path, template, findings),
+                Some(known) => {
+                    for channel in kind.channels.iter().filter(|channel| !has_variant(known, **channel)) {
+                        let problem = format!("template `{template}` has no {channel} variant");
+                        findings.add(
+                            path.as_str(),
+                            problem,
+                            "add one to the template, or remove the channel from the type",
+                        );
+                    }
+                }
+            }
+        }
+        if let Some(providers) = providers {
+            sender(document, &path, kind, providers, findings);
+        }
+        // Who sends is asked of the template, as deliveries name that alone.
+        for Weighted { template, .. } in &kind.templates {
+            let others = document.types.iter().filter(|(other, it)| *other < id && it.sender != kind.sender);
+            let mut others =
+                others.filter(|(_, it)| it.templates.iter().any(|weighted| weighted.template == *template));
+            if let Some((other, _)) = others.next() {
+                let problem = format!("template `{template}` is in type `{other}` too, which has another sender");
+                findings.add(
+                    format!("{path}.sender"),
+                    problem,
+                    "give both types one sender, or the template another name",
+                );
+            }
+        }
+    }
+}
+
+fn sender(
+    document: &Definitions,
+    path: &str,
+    kind: &MessageType,
+    providers: &BTreeMap<Channel, Vec<String>>,
+    findings: &mut Findings,
+) {
+    let Some(sender) = &kind.sender else { return };
+    let path = format!("{path}.sender");
+    if !document.providers.contains_key(sender) {
+        let hint = did_you_mean(sender, document.providers.keys().map(String::as_str));
+        findings.add(path, format!("unknown provider `{sender}`{hint}"), "name one of providers.yaml");
+        return;
+    }
+    let serves = |channel: &Channel| providers.get(channel).is_some_and(|names| names.contains(sender));
+    if !kind.channels.is_empty() && !kind.channels.iter().any(serves) {
+        let problem = format!("`{sender}` serves none of the type's channels");
+        findings.add(path, problem, "name a provider of one of them");
+    }
+}
+
+fn twice(path: &str, channels: &[Channel], findings: &mut Findings) {
+    let mut seen = BTreeSet::new();
+    for (index, channel) in channels.iter().enumerate().filter(|(_, channel)| !seen.insert(**channel)) {
+        findings.add(format!("{path}.{index}"), format!("{channel} is there twice"), "remove one");
+    }
+}
+
+fn has_variant(template: &Template, channel: Channel) -> bool {
+    template.channels.get(&channel).is_some_and(|locales| !locales.is_empty())
+}
+
+fn unknown_template(document: &Definitions, path: &str, template: &str, findings: &mut Findings) {
+    let hint = did_you_mean(template, document.templates.keys().map(String::as_str));
+    findings.add(path, format!("unknown template `{template}`{hint}"), "name a template that is there, or write it");
 }
 
 fn flows(document: &Definitions, findings: &mut Findings) -> HashMap<String, Vec<Arc<CompiledFlow>>> {
@@ -563,42 +858,49 @@ fn flows(document: &Definitions, findings: &mut Findings) -> HashMap<String, Vec
             let remedy = "use at least 1 second, or leave it out for no expiry";
             findings.add(format!("{path}.notify.expires_after_seconds"), "every notification would be expired", remedy);
         }
-        channels(document, &path, flow, findings);
+        notify(document, &path, flow, findings);
         let condition = flow.when.as_deref().and_then(|when| condition(document, &path, flow, when, findings));
-        by_type.entry(flow.on.clone()).or_default().push(Arc::new(CompiledFlow {
-            name: name.clone(),
-            version: flow.version,
-            notify: flow.notify.clone(),
-            condition,
-        }));
+        by_type.entry(flow.on.clone()).or_default().push(Arc::new(CompiledFlow::new(document, name, flow, condition)));
     }
     by_type
 }
 
-fn channels(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findings) {
-    let Some(template) = document.templates.get(&flow.notify.template) else {
-        let known = document.templates.keys().map(String::as_str);
-        let hint = did_you_mean(&flow.notify.template, known);
-        findings.add(
-            format!("{path}.notify.template"),
-            format!("unknown template `{}`{hint}", flow.notify.template),
-            "name a template that is there, or write it",
-        );
-        return;
-    };
-    let mut seen = BTreeSet::new();
-    for (index, channel) in flow.notify.channels.iter().enumerate() {
-        let path = format!("{path}.notify.channels.{index}");
-        if !seen.insert(channel) {
-            findings.add(path, format!("{channel} is there twice"), "remove one");
-        } else if template.channels.get(channel).is_none_or(BTreeMap::is_empty) {
-            let problem = format!("template `{}` has no {channel} variant", flow.notify.template);
-            findings.add(path, problem, "add one to the template, or remove the channel from the flow");
+fn notify(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findings) {
+    let path = format!("{path}.notify");
+    match (&flow.notify.template, &flow.notify.kind) {
+        (Some(_), Some(_)) => {
+            findings.add(format!("{path}.type"), "both a template and a type", "name one: a type chooses its template");
+        }
+        (None, None) => {
+            findings.add(format!("{path}.template"), "neither a template nor a type", "add `template` or `type`")
+        }
+        (Some(template), None) if !document.templates.contains_key(template) => {
+            unknown_template(document, &format!("{path}.template"), template, findings);
+        }
+        (None, Some(kind)) if !document.types.contains_key(kind) => {
+            let hint = did_you_mean(kind, document.types.keys().map(String::as_str));
+            findings.add(
+                format!("{path}.type"),
+                format!("unknown type `{kind}`{hint}"),
+                "name a type that is there, or write it",
+            );
+        }
+        _ => {}
+    }
+    let path = format!("{path}.channels");
+    twice(&path, &flow.notify.channels, findings);
+    for template in templates_of(document, flow) {
+        let Some(known) = document.templates.get(template) else { continue };
+        let lacks = |channel: &Channel| !has_variant(known, *channel);
+        for (index, channel) in flow.notify.channels.iter().enumerate().filter(|(_, channel)| lacks(channel)) {
+            let problem = format!("template `{template}` has no {channel} variant");
+            let remedy = "add one to the template, or remove the channel from the flow";
+            findings.add(format!("{path}.{index}"), problem, remedy);
         }
     }
 }
 
-/// Compiles a condition and tries it on the template's sample, where there is one.
+/// Compiles a condition, looks for fields that nothing declares, and tries it on every sample.
 fn condition(
     document: &Definitions,
     path: &str,
@@ -617,20 +919,38 @@ fn condition(
             return None;
         }
     };
-    let template = document.templates.get(&flow.notify.template).filter(|t| !t.sample.is_empty());
-    if let Some(template) = template {
-        let (event, data) = sample_event(document, flow, template);
-        if let Err(problem) = compiled.holds(&variables(&event, &data)) {
-            let problem =
-                format!("cannot be evaluated for the sample of template `{}`: {problem}", flow.notify.template);
-            findings.add(path, problem, "correct the condition, or the sample");
+    let declared = document.events.iter().find(|(_, event)| event.kind == flow.on);
+    if let Some((name, event)) = declared {
+        let faults = compiled.misread(&shape::Shape::declared(&event.data));
+        let is_read = faults.is_empty();
+        for fault in faults {
+            let remedy = format!("correct it, guard it with `has(…)`, or declare it in events/{name}.yaml");
+            findings.at(&path, (fault.line, fault.column), fault.problem, remedy);
+        }
+        for (sample, tried) in event.samples.iter().filter(|_| is_read) {
+            let of = format!("sample `{sample}` of event `{name}`");
+            holds(document, &path, flow, (&compiled, &tried.data, &of), findings);
+        }
+    } else {
+        let samples = templates_of(document, flow).filter_map(|name| Some((name, document.templates.get(name)?)));
+        for (name, template) in samples.filter(|(_, template)| !template.sample.is_empty()) {
+            let mut data = template.sample.clone();
+            data.remove("member");
+            let of = format!("the sample of template `{name}`");
+            holds(document, &path, flow, (&compiled, &Value::Object(data), &of), findings);
         }
     }
     Some(compiled)
 }
 
-fn sample_event(document: &Definitions, flow: &Flow, template: &Template) -> (Event, Value) {
-    let data = content::sample_context(&flow.on, &template.sample)["event"]["data"].take();
+/// Whether a condition has an answer for a sample.
+fn holds(
+    document: &Definitions,
+    path: &str,
+    flow: &Flow,
+    (condition, data, of): (&Condition, &Value, &str),
+    findings: &mut Findings,
+) {
     let event = Event {
         project: document.project.name.clone(),
         id: "sample".into(),
@@ -641,7 +961,10 @@ fn sample_event(document: &Definitions, flow: &Flow, template: &Template) -> (Ev
         accepted_at: Timestamp(1_767_225_600_000),
         data: String::new(),
     };
-    (event, data)
+    if let Err(problem) = condition.holds(&variables(&event, data)) {
+        let problem = format!("cannot be evaluated for {of}: {problem}");
+        findings.add(path, problem, "correct the condition, or the sample");
+    }
 }
 
 /// The zone of members who have none of their own.
