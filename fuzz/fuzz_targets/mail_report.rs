@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
     let text = String::from_utf8_lossy(input);
     let is_marked = text.contains(MARK) || text.contains(SEAL);
     let content = if is_marked {
-        let mark = key.mark(origin.reference.delivery, origin.attempt);
+        let mark = key.mark(origin.reference.notification, origin.attempt);
         text.replace(MARK, &mark).replace(SEAL, &key.seal(origin)).into_bytes()
     } else {
         input.to_vec()

@@ -164,7 +164,7 @@ impl Engine {
     }
 
     /// The second of an error is the same with the engine's own words, which may show values: for samples only.
-    fn render(&self, name: &str, root: Value) -> Result<String, (Fault, Fault)> {
+    fn render(&self, name: &str, root: Value) -> Result<String, Box<(Fault, Fault)>> {
         let render = || self.environment.get_template(name)?.render(root);
         render().map_err(|error| {
             let error = innermost(&error);
@@ -172,7 +172,7 @@ impl Engine {
             let source = self.environment.get_template(at_fault).map(|t| t.source().to_owned()).unwrap_or_default();
             let part = self.files.get(at_fault).cloned();
             let fault = |with_details| Fault { part: part.clone(), ..describe(error, &source, with_details) };
-            (fault(false), fault(true))
+            Box::new((fault(false), fault(true)))
         })
     }
 }
@@ -316,7 +316,8 @@ impl Content {
         (channel, place): (Channel, Place<'_>),
         root: Value,
     ) -> Result<String, ContentError> {
-        let text = self.try_text(locale, name, root).map_err(|(fault, _)| {
+        let text = self.try_text(locale, name, root).map_err(|faults| {
+            let (fault, _) = *faults;
             let file = fault.part.as_ref().map_or_else(|| name.to_owned(), |part| format!("{name}, in {part}"));
             ContentError::Render {
                 place: match (fault.line, fault.column) {
@@ -332,10 +333,10 @@ impl Content {
         Ok(finished(channel, place, text))
     }
 
-    fn try_text(&self, locale: &str, name: &str, root: Value) -> Result<String, (Fault, Fault)> {
+    fn try_text(&self, locale: &str, name: &str, root: Value) -> Result<String, Box<(Fault, Fault)>> {
         let engine = self.engines.get(locale).ok_or_else(|| {
             let fault = Fault { problem: "the text did not compile".into(), ..Fault::default() };
-            (fault.clone(), fault)
+            Box::new((fault.clone(), fault))
         })?;
         engine.render(name, root)
     }
@@ -350,7 +351,7 @@ impl Content {
         context: &Json,
     ) -> Result<String, Fault> {
         let name = engine_name(template, channel, locale, &place.to_string());
-        let text = self.try_text(locale, &name, root(context)).map_err(|(_, full)| full)?;
+        let text = self.try_text(locale, &name, root(context)).map_err(|faults| faults.1)?;
         Ok(finished(channel, place, text))
     }
 

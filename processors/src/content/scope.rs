@@ -386,7 +386,7 @@ impl Walk<'_> {
             };
             let so_far = path[..=depth].join(".");
             let is_last = depth + 1 == path.len();
-            if !next.always && !self.defined.contains(&so_far) && !(is_last && used == Use::Optional) {
+            if !(next.always || self.defined.contains(&so_far) || is_last && used == Use::Optional) {
                 self.lack(at, so_far, Lack::Optional);
                 return Field::always(Shape::Any);
             }

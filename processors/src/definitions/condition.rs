@@ -213,7 +213,7 @@ struct Read<'p> {
 }
 
 /// The path below `event.data` that an expression is.
-fn below_data<'p>(node: &'p IdedExpr) -> Option<Vec<&'p str>> {
+fn below_data(node: &IdedExpr) -> Option<Vec<&str>> {
     let Expr::Select(select) = &node.expr else { return None };
     match &select.operand.expr {
         Expr::Ident(name) if name == "event" && select.field == "data" => Some(Vec::new()),
