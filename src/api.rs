@@ -1,6 +1,7 @@
 //! Joins the API with the house: definitions, metrics, providers' webhooks, readiness.
 
 use crate::{
+    approvals::Meta,
     backends::Backends,
     config::Config,
     definitions::check_provider,
@@ -8,11 +9,13 @@ use crate::{
         Api, Limits, Observer,
         auth::{ApiKeyError, ApiKeys},
         probes::Check,
+        tracking::Tracked,
     },
     metrics::Metrics,
-    runtime::clock::Clock,
+    runtime::{clock::Clock, sinks::Sinks},
     webhooks::Webhooks,
 };
+use bellwether_connectors::tracking::Purpose;
 use bellwether_processors::{
     Processor,
     definitions::{Compiled, Projects},
@@ -30,6 +33,7 @@ pub fn build(
     config: &Config,
     backends: &Backends,
     projects: watch::Receiver<Projects>,
+    sinks: Arc<Sinks>,
     clock: &Clock,
     metrics: &Metrics,
 ) -> Result<Arc<Api>, ApiKeyError> {
@@ -47,6 +51,8 @@ pub fn build(
         clock: clock.function(),
         observer: Arc::new(Counting(metrics.clone())),
         hooks: Arc::new(Webhooks(projects)),
+        sinks,
+        approvals: Arc::new(Meta),
         readiness: Arc::new(move || {
             let projects = known.borrow().iter().count();
             // Loaded before the API listens; none is no failure, somebody must be able to publish the first.
@@ -71,5 +77,8 @@ impl Observer for Counting {
     }
     fn webhook_unverified(&self, provider: &str) {
         self.0.webhooks_unverified.with_label_values(&[provider]).inc();
+    }
+    fn tracked(&self, purpose: Purpose, outcome: Tracked) {
+        self.0.tracking_requests.with_label_values(&[purpose.name(), outcome.name()]).inc();
     }
 }

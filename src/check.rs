@@ -4,9 +4,12 @@ use crate::{
     backends::Backends,
     config::{Config, LogConfig, StoreConfig},
     metrics::Metrics,
-    runtime::{definitions::Follower, worker::Fatal},
+    runtime::{definitions::Definitions, follow::Follower, worker::Fatal},
+    tracking::Tracker,
 };
 use bellwether_connectors::channels;
+use bellwether_processors::definitions::Projects;
+use bellwether_schemas::Topic;
 use std::{fmt::Display, path::Path, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -50,17 +53,21 @@ pub async fn run(file: Option<&Path>) -> bool {
     if let Some(registry) = &config.registry {
         sheet.line("schema registry", reach(&registry.url).await);
     }
-    match Follower::load(Arc::clone(&backends.log), stop).await {
-        Ok(follower) => providers(&follower, &mut sheet).await,
+    let definitions = Definitions::default();
+    let projects = definitions.projects();
+    match Follower::load(Arc::clone(&backends.log), Topic::Definitions, definitions, stop).await {
+        Ok(_) => providers(&projects.borrow().clone(), &mut sheet).await,
         Err(Fatal::Log(error)) => sheet.line("definitions", Err(error)),
         Err(error) => sheet.line("definitions", Err(error)),
     }
     sheet.good
 }
 
-async fn providers(follower: &Follower, sheet: &mut Sheet) {
-    let projects = follower.projects().borrow().clone();
+async fn providers(projects: &Projects, sheet: &mut Sheet) {
     for project in projects.iter() {
+        if let Some(tracking) = &project.document.project.tracking {
+            sheet.line(&format!("tracking {}", project.project), Tracker::new(&project.project, tracking).map(drop));
+        }
         for (name, provider) in &project.document.providers {
             let result = match channels::build(&provider.kind, &provider.settings) {
                 Ok(sink) => sink.check().await.map_err(|e| e.to_string()),

@@ -9,7 +9,7 @@ pub use diff::diff;
 
 use bellwether_connectors::channels::{self, ConfigError};
 use bellwether_processors::definitions::{CheckProvider, Compiled, Finding, ProviderCheck, SettingProblem};
-use bellwether_schemas::definitions::{Definitions, Project, Template};
+use bellwether_schemas::definitions::{Definitions, Template};
 use reader::Reader;
 use serde_json::{Map, Value};
 use std::{
@@ -134,9 +134,8 @@ struct Source {
 
 impl Folder<'_> {
     fn read(&mut self) -> Definitions {
-        let project = Project { name: String::new(), default_locale: String::new(), default_region: None };
         let definitions = Definitions {
-            project: self.file("project.yaml", "project", Reader::project).unwrap_or(project),
+            project: self.file("project.yaml", "project", Reader::project).unwrap_or_default(),
             providers: self.file("providers.yaml", "providers", Reader::providers).unwrap_or_default(),
             templates: self
                 .files("templates", Reader::template, || Template { channels: BTreeMap::new(), sample: Map::new() }),

@@ -38,6 +38,12 @@ pub struct Metrics {
     pub provider_stopped: IntGaugeVec,
     /// Webhook calls whose signature did not verify, by provider.
     pub webhooks_unverified: IntCounterVec,
+    /// Links of messages that were called, by what they are for and how it ended.
+    pub tracking_requests: IntCounterVec,
+    /// 1 while a bot's updates cannot be fetched, by provider.
+    pub updates_refused: IntGaugeVec,
+    /// Segments of text messages that providers took, by provider and encoding.
+    pub sms_segments: IntCounterVec,
     /// Messages that came in by mail, by what they were.
     pub mail_received: IntCounterVec,
 }
@@ -117,6 +123,21 @@ impl Metrics {
                 "bellwether_webhooks_unverified_total",
                 "Webhook calls with a wrong signature.",
                 &["provider"],
+            )?,
+            tracking_requests: counter(
+                "bellwether_tracking_requests_total",
+                "Links of messages that were called.",
+                &["purpose", "outcome"],
+            )?,
+            updates_refused: gauge(
+                "bellwether_updates_refused",
+                "1 while what members say to a bot cannot be fetched.",
+                &["provider"],
+            )?,
+            sms_segments: counter(
+                "bellwether_sms_segments_total",
+                "Segments of text messages, which is what carriers bill.",
+                &["provider", "encoding"],
             )?,
             mail_received: counter(
                 "bellwether_mail_received_total",

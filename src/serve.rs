@@ -8,12 +8,15 @@ use crate::{
     metrics::Metrics,
     runtime::{
         clock::Clock,
-        definitions::Follower,
+        definitions::Definitions,
         deliver::{Deliverer, group},
+        follow::Follower,
+        health::{self, Hearing},
         sinks::Sinks,
         stages::{DeadLettersStage, FlowStage, MembersStage, RouteStage, ScheduleStage, Stage, TrackStage},
         worker::{Context, Fatal, Worker},
     },
+    updates::Updates,
 };
 use bellwether_connectors::{
     events::{EventDecoder, Registry},
@@ -99,7 +102,7 @@ impl Instance {
     pub async fn start(config: &Config, roles: &BTreeSet<Role>) -> Result<Self, ServeError> {
         let metrics = Metrics::new().map_err(|e| ServeError::Config(format!("metrics: {e}")))?;
         let backends = Backends::open(config, &metrics).await?;
-        let sinks = Sinks::new(metrics.clone());
+        let sinks = Sinks::new(metrics.clone(), Clock::system());
         Self::start_on(config, roles, backends, metrics, sinks).await
     }
 
@@ -116,8 +119,12 @@ impl Instance {
     ) -> Result<Self, ServeError> {
         let stop = CancellationToken::new();
         let clock = Clock::system();
-        let follower = Follower::load(Arc::clone(&backends.log), stop.clone()).await?;
-        let projects = follower.projects();
+        let (log, sinks) = (Arc::clone(&backends.log), Arc::new(sinks));
+        let definitions = Definitions::default();
+        let projects = definitions.projects();
+        let definitions = Follower::load(Arc::clone(&log), Topic::Definitions, definitions, stop.clone()).await?;
+        let hearing = Hearing(Arc::clone(&sinks));
+        let hearing = Follower::load(Arc::clone(&log), Topic::Providers, hearing, stop.clone()).await?;
         let context = Context {
             log: Arc::clone(&backends.log),
             store: Arc::clone(&backends.store),
@@ -129,16 +136,20 @@ impl Instance {
         let registry = config.registry.clone().map(Registry::new).transpose();
         let registry = registry.map_err(|e| ServeError::Config(format!("registry: {e}")))?;
         let decoder = Arc::new(EventDecoder { registry, default_project: config.default_project.clone() });
-        let sinks = Arc::new(sinks);
         let mut instance =
             Self { address: None, backends, metrics, projects: projects.clone(), stop, tasks: JoinSet::new() };
-        instance.spawn("definitions", async move { Ok(follower.run().await?) });
+        instance.spawn("definitions", async move { Ok(definitions.run().await?) });
+        instance.spawn("providers", async move { Ok(hearing.run().await?) });
+        let telling = health::tell(Arc::clone(&sinks), log, instance.stop.clone());
+        instance.spawn("providers", async move { Ok(telling.await?) });
 
         if roles.contains(&Role::Http) {
-            let api = crate::api::build(config, &instance.backends, projects.clone(), &clock, &instance.metrics)
+            let (backends, metrics) = (&instance.backends, &instance.metrics);
+            let api = crate::api::build(config, backends, projects.clone(), Arc::clone(&sinks), &clock, metrics)
                 .map_err(|e| ServeError::Config(e.to_string()))?;
             instance.listen(config.listen, api).await?;
             instance.hear_mail(&config.mail, projects.clone(), &clock).await?;
+            instance.fetch_updates(projects.clone(), &clock);
         }
         for _ in 0..config.workers {
             if roles.contains(&Role::Flow) {
@@ -224,7 +235,14 @@ impl Instance {
         });
     }
 
-    /// The embedded parts' housekeeping: retention of the log, expiry in the store.
+    /// Asks Telegram what members say, where the definitions say so.
+    fn fetch_updates(&mut self, projects: watch::Receiver<Projects>, clock: &Clock) {
+        let (log, store) = (Arc::clone(&self.backends.log), Arc::clone(&self.backends.store));
+        let (metrics, clock, stop) = (self.metrics.clone(), clock.clone(), self.stop.clone());
+        let updates = Updates { log, store, projects, clock, metrics, stop };
+        self.spawn("updates", async move { Ok(updates.run().await?) });
+    }
+
     /// Takes what comes back by mail, where the configuration says so.
     async fn hear_mail(
         &mut self,
@@ -232,8 +250,9 @@ impl Instance {
         projects: watch::Receiver<Projects>,
         clock: &Clock,
     ) -> Result<(), ServeError> {
-        let (log, metrics, clock) = (Arc::clone(&self.backends.log), self.metrics.clone(), clock.clone());
-        let returns = Arc::new(Returns { log, projects, metrics, clock });
+        let Backends { log, store, .. } = self.backends.clone();
+        let (metrics, clock) = (self.metrics.clone(), clock.clone());
+        let returns = Arc::new(Returns { log, store, projects, metrics, clock });
         if let Some(address) = config.listen {
             let listener = TcpListener::bind(address)
                 .await
@@ -258,6 +277,7 @@ impl Instance {
         Ok(())
     }
 
+    /// The embedded parts' housekeeping: retention of the log, expiry in the store.
     fn sweep(&mut self) {
         let (log, store) = (self.backends.embedded_log.clone(), self.backends.embedded_store.clone());
         let (stop, clock) = (self.stop.clone(), Clock::system());

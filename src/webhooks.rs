@@ -1,17 +1,20 @@
 //! Finds the account behind a callback, verifies the call with its secrets, and reads it: the joint between the API's webhooks and the
 //! connectors' readers. Decides nothing about what is told.
 
-use crate::http::{
-    problem::FieldError,
-    webhooks::{Call, Callback, Heard, HookError, Hooks, signed_url},
+use crate::{
+    http::{
+        problem::FieldError,
+        webhooks::{Call, Callback, HookError, Hooks, signed_url},
+    },
+    inbound::{Heard, heard},
 };
 use bellwether_connectors::{
     channels::{Reference, telegram, twilio, whatsapp},
-    secret::Secret,
+    secret::{Resolve as _, Secret},
     webhooks::{self, WebhookError},
 };
 use bellwether_processors::definitions::Projects;
-use bellwether_schemas::{Channel, Timestamp, definitions::Provider};
+use bellwether_schemas::{Timestamp, definitions::Provider};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -105,20 +108,6 @@ fn of_telegram(call: Call<'_>, config: &telegram::Config, now: Timestamp) -> Res
         .map_err(refused)?;
     let update = webhooks::telegram::read(call.body.unwrap_or_default()).map_err(refused)?;
     Ok(Callback { heard: update.event.map(|event| heard(event, now)).into_iter().collect(), ..Callback::default() })
-}
-
-/// What an update of Telegram's says, in the house's words.
-#[must_use]
-pub fn heard(event: webhooks::telegram::Event, now: Timestamp) -> Heard {
-    use webhooks::telegram::Event;
-    let channel = Channel::Telegram;
-    match event {
-        Event::Linked { chat, payload, at } => Heard::Linked { channel, address: chat, token: payload, at },
-        Event::Said(said) => Heard::Said(said),
-        Event::Blocked { chat, at } => Heard::Left { channel, address: chat, at },
-        Event::Unblocked { chat, at } => Heard::Returned { channel, address: chat, at },
-        Event::Moved { from, to } => Heard::Moved { channel, from, to, at: now },
-    }
 }
 
 /// Names and values of a query, decoded.

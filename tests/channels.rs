@@ -2,6 +2,9 @@
 //! back by the provider's own door (receipts, STOP, a linked chat, a subscribed browser, a bounce by mail) changes the story and the member.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "channels/polling.rs"]
+mod polling;
+
 use axum::{
     Router,
     body::Bytes,
@@ -70,6 +73,7 @@ async fn answer(State(receiver): State<Receiver>, uri: Uri, body: Bytes) -> Resp
     };
     let json = |value: Value| axum::Json(value).into_response();
     match path.as_str() {
+        p if p.contains("/message_templates") => json(templates(uri.query().unwrap_or_default())),
         p if p.contains("/graph/") => json(json!({"messages": [{"id": format!("wamid.{number}")}]})),
         p if p.contains("/bot") => {
             json(json!({"ok": true, "result": {"message_id": number, "date": 1, "chat": {"id": 7}}}))
@@ -79,6 +83,18 @@ async fn answer(State(receiver): State<Receiver>, uri: Uri, body: Bytes) -> Resp
         p if p.contains("/push/") => (StatusCode::CREATED, [("location", "/m/1")]).into_response(),
         _ => StatusCode::NO_CONTENT.into_response(),
     }
+}
+
+/// Meta's list of templates, one a page.
+fn templates(query: &str) -> Value {
+    let template = |name: &str, status: &str, body: &str| {
+        json!({"name": name, "language": "en", "status": status, "category": "UTILITY", "id": name, "parameter_format": "POSITIONAL",
+            "components": [{"type": "BODY", "text": body}]})
+    };
+    if query.contains("after=2") {
+        return json!({"data": [template("tips", "PAUSED", "Hi")], "paging": {"cursors": {"before": "2", "after": "3"}}});
+    }
+    json!({"data": [template("hello", "APPROVED", "Hi {{1}}")], "paging": {"cursors": {"before": "1", "after": "2"}, "next": "https://elsewhere.example/"}})
 }
 
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
@@ -177,7 +193,7 @@ async fn house(folder: &Path, at: SocketAddr) -> (Instance, House, SocketAddr) {
         "project": {"name": "shop", "default_locale": "en"},
         "providers": {
             "wa": {"kind": "whatsapp_cloud", "phone_number_id": "1", "access_token": secret("wa-token", "t"), "app_secret": secret("wa-secret", "s"),
-                "verify_token": secret("wa-verify", "v"), "base_url": format!("http://{at}/graph")},
+                "verify_token": secret("wa-verify", "v"), "waba_id": "102", "base_url": format!("http://{at}/graph")},
             "tg": {"kind": "telegram", "bot_token": secret("tg-token", "1:A"), "webhook_secret": secret("tg-secret", "word"), "username": "shop_bot",
                 "base_url": format!("http://{at}")},
             "wp": {"kind": "web_push", "vapid_private_key": secret("vapid", &vapid), "subject": "mailto:a@shop.example", "allow_private_endpoints": true},
@@ -189,8 +205,23 @@ async fn house(folder: &Path, at: SocketAddr) -> (Instance, House, SocketAddr) {
         "templates": channels.iter().map(|(channel, variant)| ((*channel).to_owned(), template(variant.clone(), channel))).collect::<serde_json::Map<_, _>>(),
         "flows": channels.iter().map(|(channel, _)| ((*channel).to_owned(), flow(channel))).collect::<serde_json::Map<_, _>>(),
     });
+    // What Meta has not approved is not published.
+    for (name, field, words) in [
+        ("helo", "template.name", "has no template `helo` (did you mean `hello`?)"),
+        ("tips", "template.name", "as PAUSED, not APPROVED"),
+    ] {
+        let mut wrong = document.clone();
+        wrong["templates"]["whatsapp"]["channels"]["whatsapp"]["en"]["template"]["name"] = name.into();
+        let (status, answer) = house.call(Method::PUT, "/v1/definitions", wrong).await;
+        let place = format!("templates.whatsapp.channels.whatsapp.en.{field}");
+        assert_eq!((status, &answer["field"]), (422, &json!(place)), "{answer:#}");
+        assert!(answer["detail"].as_str().unwrap().contains(words), "{answer:#}");
+    }
     let (status, answer) = house.call(Method::PUT, "/v1/definitions", document).await;
-    assert_eq!(status, 200, "{answer:#}");
+    assert_eq!((status, &answer["remarks"]), (200, &Value::Null), "{answer:#}");
+    let (_, listed) = house.call(Method::GET, "/v1/channels/whatsapp/templates", Value::Null).await;
+    let names: Vec<_> = listed["accounts"][0]["templates"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["hello", "tips"], "every page was read");
     (instance, house, mail)
 }
 
@@ -281,7 +312,7 @@ async fn whatsapp(house: &House, receiver: &Receiver) {
 
     let event = house.event("wa-1", "ana", "whatsapp").await;
     house.status(&event, "ana", "sent").await;
-    let sent = receiver.json("/graph/", 0).await;
+    let sent = receiver.json("/1/messages", 0).await;
     assert_eq!(
         (&sent["type"], &sent["template"]["name"]),
         (&json!("template"), &json!("hello")),
@@ -311,7 +342,7 @@ async fn whatsapp(house: &House, receiver: &Receiver) {
         let event = house.event(&format!("wa-{}", now_nanos()), "ana", "whatsapp").await;
         house.status(&event, "ana", "sent").await;
         let calls = receiver.0.lock().unwrap();
-        let last = calls.iter().rfind(|(path, _)| path.contains("/graph/")).map(|(_, body)| body.clone());
+        let last = calls.iter().rfind(|(path, _)| path.contains("/1/messages")).map(|(_, body)| body.clone());
         let sent: Value = serde_json::from_slice(&last?).ok()?;
         (sent["type"] == "text" && sent["text"]["body"] == "Hi Ana & Co").then_some(())
     })
@@ -382,7 +413,8 @@ async fn bounce(house: &House, mail: SocketAddr) {
     );
     let envelope = letter.lines().next().unwrap();
     let returns = envelope.split(['<', '>']).nth(1).unwrap();
-    let headers: String = letter.lines().skip(1).take_while(|l| !l.is_empty()).map(|l| format!("{l}\r\n")).collect();
+    // Nothing of the letter but its return path comes back: the notification's story knows the rest.
+    let headers = "Subject: Hi\r\n";
     let report = format!(
         "From: MAILER-DAEMON@mx.example\r\nTo: {returns}\r\nSubject: failed\r\nMIME-Version: 1.0\r\n\
          Content-Type: multipart/report; report-type=delivery-status; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\nNobody.\r\n\

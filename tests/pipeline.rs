@@ -19,6 +19,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{Mutex, MutexGuard};
@@ -43,11 +44,15 @@ fn address(variable: &str, default: &str) -> SocketAddr {
 
 /// Log and store of a cluster, in topics and tables of their own.
 fn cluster(name: &str) -> String {
+    cluster_of(name, 4)
+}
+
+fn cluster_of(name: &str, partitions: u32) -> String {
     let kafka = address("BELLWETHER_KAFKA", "127.0.0.1:19092");
     let cql = address("BELLWETHER_CQL", "127.0.0.1:19042");
     let unique = format!("{name}_{}", uuid::Uuid::now_v7().simple());
     format!(
-        "partitions: 4\n\
+        "partitions: {partitions}\n\
          log: {{kafka: {{brokers: [\"{kafka}\"], topic_prefix: {unique}., session_timeout_ms: 6000}}}}\n\
          store: {{scylla: {{contact_points: [\"{cql}\"], keyspace: {unique}}}}}\n"
     )
@@ -240,32 +245,40 @@ fn seeded() -> (u64, SmallRng) {
     (seed, SmallRng::seed_from_u64(seed))
 }
 
-/// Starts process `n` of a world, on the embedded log and store or on those of a cluster, which the first of them prepares.
-fn serve(world: &World, folder: &Path, n: usize, cluster: &str) -> Process {
-    let mut config = Config { listen: free_port(), data_dir: folder.join("data"), ..Config::default() };
-    world.configure(&mut config);
-    let key = serde_json::to_string(&config.api_keys).unwrap();
-    // One of them is where mail comes back to.
-    let mail = if n == 0 { serde_json::to_string(&config.mail).unwrap() } else { "{}".into() };
-    let file = folder.join(format!("{n}.yaml"));
-    let text = format!(
-        "listen: {}\ndata_dir: {}\ndefault_project: shop\nmail: {mail}\napi_keys: {key}\n{cluster}",
-        config.listen,
-        config.data_dir.display(),
-    );
-    std::fs::write(&file, text).unwrap();
-    if n == 0 && !cluster.is_empty() {
-        for command in [&["topics", "create"][..], &["migrate"]] {
-            let status = Command::new(BELLWETHER).args(command).arg("--config").arg(&file).status().unwrap();
-            assert!(status.success(), "{command:?}");
-        }
-    }
-    Process::start(file, config.listen)
-}
-
 enum Victim {
     Process(usize),
     Service(&'static str),
+}
+
+/// So many processes of one pipeline, ready, on a cluster or embedded in `folder`; the world talks to the first, where mail comes back too.
+async fn serve(world: &mut World, folder: &Path, cluster: Option<String>, processes: usize) -> Vec<Process> {
+    let mut serving = Vec::new();
+    for n in 0..processes {
+        let mut config = Config { listen: free_port(), data_dir: folder.join("data"), ..Config::default() };
+        world.configure(&mut config);
+        let key = serde_json::to_string(&config.api_keys).unwrap();
+        let mail = if n == 0 { serde_json::to_string(&config.mail).unwrap() } else { "{}".into() };
+        let file = folder.join(format!("{n}.yaml"));
+        let text = format!(
+            "listen: {}\ndata_dir: {}\ndefault_project: shop\nmail: {mail}\napi_keys: {key}\n{}",
+            config.listen,
+            config.data_dir.display(),
+            cluster.clone().unwrap_or_default()
+        );
+        std::fs::write(&file, text).unwrap();
+        if n == 0 && cluster.is_some() {
+            for command in [&["topics", "create"][..], &["migrate"]] {
+                let status = Command::new(BELLWETHER).args(command).arg("--config").arg(&file).status().unwrap();
+                assert!(status.success(), "{command:?}");
+            }
+        }
+        serving.push(Process::start(file, config.listen));
+    }
+    for process in &mut serving {
+        process.ready().await;
+    }
+    world.connect(serving[0].address);
+    serving
 }
 
 /// Feeds `count` events, kills at seeded moments (after so many messages have arrived), and holds the pipeline's figures against the receiver's.
@@ -274,14 +287,7 @@ async fn survive(cluster: Option<String>, count: usize, kills: usize, processes:
     let (seed, mut random) = seeded();
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::start(folder.path(), "shop").await.unwrap();
-    let mut serving = Vec::new();
-    for n in 0..processes {
-        serving.push(serve(&world, folder.path(), n, cluster.as_deref().unwrap_or_default()));
-    }
-    for process in &mut serving {
-        process.ready().await;
-    }
-    world.connect(serving[0].address);
+    let mut serving = serve(&mut world, folder.path(), cluster, processes).await;
     world.publish(&definitions(&world, json!({}))).await.unwrap();
     world.import_csv(members(MEMBERS)).await.unwrap();
 
@@ -348,19 +354,15 @@ async fn kills_lose_nothing_on_kafka_and_cql() {
 }
 
 /// Every channel at once under kills: nothing is lost anywhere; what a second try comes to is as the connectors say.
-#[tokio::test(flavor = "multi_thread")]
-async fn kills_lose_nothing_on_any_channel() {
+async fn survive_on_every_channel(cluster: Option<String>, processes: usize) {
     const MEMBERS: usize = 100;
     const EACH: usize = 1_000;
     const KILLS: usize = 6;
     const BOUND: usize = IN_FLIGHT as usize * KILLS;
-    let _alone = alone().await;
     let (seed, mut random) = seeded();
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::start(folder.path(), "shop").await.unwrap();
-    let mut process = serve(&world, folder.path(), 0, "");
-    process.ready().await;
-    world.connect(process.address);
+    let mut serving = serve(&mut world, folder.path(), cluster, processes).await;
     world.publish(&every_channel(&world)).await.unwrap();
     let mut csv = String::from("client_user_id,email,phone,whatsapp,telegram,app_push,webhook\n");
     for n in 0..MEMBERS {
@@ -385,11 +387,11 @@ async fn kills_lose_nothing_on_any_channel() {
     let events =
         (0..EACH).flat_map(|n| Channel::ALL.map(|channel| event(&format!("to.{channel}"), n, MEMBERS))).collect();
     let killing = async {
-        for at in moments {
+        for (n, at) in moments.into_iter().enumerate() {
             let reached = world.mail.wait_for(|received| received.order.len() >= at, PATIENCE).await;
             assert!(reached, "seed {seed}: {} letters within {PATIENCE:?}, waiting for {at}", world.mail.count());
-            process.kill();
-            process.ready().await;
+            serving[n % processes].kill();
+            serving[n % processes].ready().await;
         }
     };
     tokio::join!(feed(&world, events), killing);
@@ -438,7 +440,21 @@ async fn kills_lose_nothing_on_any_channel() {
         }
     }
     eprintln!("{told}, {held} held");
-    process.terminate();
+    for process in serving {
+        process.terminate();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_lose_nothing_on_any_channel_embedded() {
+    let _alone = alone().await;
+    survive_on_every_channel(None, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_lose_nothing_on_any_channel_on_kafka_and_cql() {
+    let _alone = alone().await;
+    survive_on_every_channel(Some(cluster("channels")), 2).await;
 }
 
 /// A provider of every kind, and a flow for each channel. Texts are held where they were perhaps sent, everything else is sent again.
@@ -540,4 +556,128 @@ async fn urgent_is_never_behind_bulk() {
     assert!(place.saturating_sub(before) <= WINDOW, "{} bulk messages left before the urgent one", place - before);
     instance.stopper().cancel();
     instance.wait().await.unwrap();
+}
+
+/// A provider that counts calls per second, answers 429 above its limit, and once, when it is told to, without a cause.
+#[derive(Debug, Default)]
+struct Limited {
+    begun: Option<Instant>,
+    /// Calls by second since the first one: taken, refused.
+    seconds: Vec<(u32, u32)>,
+    /// When it told somebody to leave it alone, and how many called since.
+    told_off: Option<Instant>,
+    tell_off: bool,
+    since: u32,
+}
+
+/// Messages per second that it takes: few enough that two busy cores, on which Kafka and the store run too, are not what holds the three back.
+const LIMIT: u32 = 60;
+/// How long everybody is to leave it alone once somebody was told off.
+const ALONE: Duration = Duration::from_secs(5);
+
+impl Limited {
+    fn call(&mut self) -> u16 {
+        let second = self.begun.get_or_insert_with(Instant::now).elapsed().as_secs() as usize;
+        if self.seconds.len() <= second {
+            self.seconds.resize(second + 1, (0, 0));
+        }
+        self.since += u32::from(self.told_off.is_some());
+        let (taken, refused) = &mut self.seconds[second];
+        if std::mem::take(&mut self.tell_off) {
+            self.told_off = Some(Instant::now());
+            return 429;
+        }
+        if *taken >= LIMIT {
+            *refused += 1;
+            return 429;
+        }
+        *taken += 1;
+        204
+    }
+}
+
+/// Three processes keep one provider's limit: each takes the share of it that its partitions are, without talking to the others; and where one of
+/// them is told to wait, none calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_processes_keep_one_limit_and_one_wait() {
+    const SECONDS: u32 = 30;
+    let _alone = alone().await;
+    let limited = Arc::<std::sync::Mutex<Limited>>::default();
+    let counting = Arc::clone(&limited);
+    let answer = move || {
+        let status = counting.lock().unwrap().call();
+        async move {
+            let wait = [("retry-after", if status == 429 { ALONE.as_secs().to_string() } else { "0".into() })];
+            (axum::http::StatusCode::from_u16(status).unwrap(), wait)
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(answer);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::start(folder.path(), "shop").await.unwrap();
+    let serving = serve(&mut world, folder.path(), Some(cluster_of("limit", 6)), 3).await;
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+    let definitions = json!({
+        "project": {"name": "shop", "default_locale": "en"},
+        "providers": {"hook": {"kind": "webhook", "url": url, "secret": {"file": secret}, "rate_per_second": LIMIT, "backoff_ms": 200}},
+        "templates": {"note": {"channels": {"webhook": {"en": {"json": "{\"note\": true}"}}}}},
+        "flows": {"bulk": {"on": "bulk", "notify": {"template": "note", "lane": "bulk"}}},
+    });
+    world.publish(&serde_json::from_value(definitions).unwrap()).await.unwrap();
+    let rows: String = (0..1_000).fold(String::new(), |csv, n| csv + &format!("m{n},m{n},true\n"));
+    world.import_csv(format!("client_user_id,webhook,opt_ins.webhook\n{rows}").into_bytes()).await.unwrap();
+    // More than can go out, so that nobody runs dry.
+    feed(&world, (0..(SECONDS + 30) * LIMIT).map(|n| event("bulk", n as usize, 1_000)).collect()).await;
+
+    let until = async |what: &str, done: &mut dyn FnMut(&Limited) -> bool| {
+        let begun = Instant::now();
+        while !done(&limited.lock().unwrap()) {
+            assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    until("calls", &mut |l| l.seconds.len() > SECONDS as usize).await;
+    let seconds = limited.lock().unwrap().seconds.clone();
+    // The first seconds are those in which partitions still come to their owners.
+    let steady = &seconds[5..SECONDS as usize];
+    let (taken, refused) = steady.iter().fold((0, 0), |(t, r), (taken, refused)| (t + taken, r + refused));
+    let used = f64::from(taken) / f64::from(LIMIT * steady.len() as u32);
+    let part = f64::from(refused) / f64::from(taken + refused);
+    eprintln!("{:.1} % of the limit used, {:.2} % of the calls refused: {steady:?}", used * 100.0, part * 100.0);
+    assert!(part < 0.01, "{refused} of {} calls were refused: {seconds:?}", taken + refused);
+    assert!(used >= 0.95, "{:.1} % of the limit were used: {seconds:?}", used * 100.0);
+
+    limited.lock().unwrap().tell_off = true;
+    until("one to be told off", &mut |l| l.told_off.is_some()).await;
+    for process in &serving {
+        world.connect(process.address);
+        loop {
+            let channels = world.get("/v1/channels").await.unwrap();
+            if channels["channels"][0]["providers"][0]["state"] == "held" {
+                break;
+            }
+            let told = limited.lock().unwrap().told_off.unwrap();
+            assert!(told.elapsed() < ALONE, "a process was never told: {channels}");
+        }
+    }
+    let (told, before) = {
+        let limited = limited.lock().unwrap();
+        (limited.told_off.unwrap(), limited.since)
+    };
+    // What was in flight when the last of them heard of it arrives at once.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let heard = limited.lock().unwrap().since;
+    assert!(heard <= before + 3, "{} calls after all had heard", heard - before);
+    while told.elapsed() < ALONE - Duration::from_millis(200) {
+        assert_eq!(limited.lock().unwrap().since, heard, "called {:?} after it said to wait", told.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    until("calls again", &mut |l| l.since > heard).await;
+    for process in serving {
+        process.terminate();
+    }
 }

@@ -436,6 +436,7 @@ impl Run {
         let seed = self.random.next_u64();
         Arc::new(Sinks::with(
             self.context.metrics.clone(),
+            self.context.clock.clone(),
             Box::new(move |provider| {
                 let channel = if provider.kind == "sim-email" { Channel::Email } else { Channel::Sms };
                 Ok(Arc::new(Provider {

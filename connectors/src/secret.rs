@@ -1,18 +1,8 @@
 //! Secrets by reference: definitions and configuration name an environment variable or a file, never the value (law 8).
 
+pub use bellwether_schemas::definitions::Secret;
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-
-/// Where a secret is to be had.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Secret {
-    /// An environment variable.
-    Env(String),
-    /// A file; a line break at its end is dropped.
-    File(PathBuf),
-}
 
 /// A secret that is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +20,17 @@ pub enum SecretError {
     },
 }
 
-impl Secret {
-    /// Fetches the value.
+/// Fetches what a [`Secret`] names.
+pub trait Resolve {
+    /// The value.
     ///
     /// # Errors
     /// See [`SecretError`].
-    pub fn resolve(&self) -> Result<SecretString, SecretError> {
+    fn resolve(&self) -> Result<SecretString, SecretError>;
+}
+
+impl Resolve for Secret {
+    fn resolve(&self) -> Result<SecretString, SecretError> {
         match self {
             Self::Env(name) => std::env::var(name).map(SecretString::from).map_err(|_| SecretError::Env(name.clone())),
             Self::File(path) => std::fs::read_to_string(path)

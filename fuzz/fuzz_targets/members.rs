@@ -4,12 +4,12 @@
 use bellwether::http::{
     problem::FieldError,
     profile,
-    rows::{Format, MAX_RAW_BYTES, Row, Rows},
+    rows::{Format, MAX_RAW_BYTES, MEMBERS, Row, Rows, member},
 };
 use libfuzzer_sys::fuzz_target;
 
 fn rows(format: Format, file: &[u8], step: usize) -> Result<Vec<Row>, FieldError> {
-    let (mut rows, mut all) = (Rows::new(format), Vec::new());
+    let (mut rows, mut all) = (Rows::new(format, &MEMBERS), Vec::new());
     for piece in file.chunks(step) {
         rows.push(piece);
         while let Some(row) = rows.next_row()? {
@@ -30,9 +30,9 @@ fuzz_target!(|file: &[u8]| {
         for row in whole.into_iter().flatten() {
             // A character that is cut in two is replaced by one of three bytes.
             assert!(row.line >= 1 && row.raw.len() <= 3 * MAX_RAW_BYTES);
-            if let Ok(candidate) = row.read {
-                drop(profile::member_id(&candidate.id));
-                drop(profile::patch(candidate.fields, Some("ES")));
+            if let Ok((id, fields)) = row.read.and_then(member) {
+                drop(profile::member_id(&id));
+                drop(profile::patch(fields, Some("ES")));
             }
         }
     }

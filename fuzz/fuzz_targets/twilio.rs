@@ -1,4 +1,5 @@
-//! A status callback of Twilio's takes any query, form and signature: no stranger's signature fits, and what is read can be put on the log.
+//! A callback of Twilio's, about a message or with one, takes any query, form and signature: no stranger's signature fits, and what is read can
+//! be put on the log.
 #![no_main]
 
 use axum::{
@@ -8,7 +9,7 @@ use axum::{
 };
 use bellwether_connectors::{
     channels::{Reference, twilio::REFERENCE},
-    webhooks::twilio::{receipt, verify},
+    webhooks::twilio::{inbound, receipt, verify},
 };
 use bellwether_schemas::{Timestamp, records::Record};
 use futures::FutureExt as _;
@@ -31,6 +32,12 @@ fuzz_target!(|input: &str| {
     let (query, signature, body) = (next(), next(), next());
     let Some((parameters, form)) = form(query).zip(form(body)) else { return };
     assert!(verify("a token that nobody knows", &format!("{URL}?{query}"), &form, signature).is_err());
+    if let Ok(said) = inbound(&form, NOW) {
+        assert!(
+            said.from.strip_prefix('+').unwrap_or(&said.from).bytes().all(|b| b.is_ascii_digit())
+                && !said.id.is_empty()
+        );
+    }
     if let Ok(Some(receipt)) = receipt(&parameters, &form, NOW) {
         let token = parameters.iter().find(|(name, value)| name == REFERENCE && !value.is_empty());
         let reference = Reference::from_token(&token.expect("a receipt has a reference").1).expect("it was read");

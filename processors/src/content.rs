@@ -6,7 +6,7 @@ pub mod mjml;
 use crate::definitions::canonical_locale;
 use bellwether_schemas::{
     Channel, Timestamp,
-    definitions::{Place, Template, Variant},
+    definitions::{Place, Template, Tracking, Variant},
     member::Profile,
 };
 use minijinja::{
@@ -112,6 +112,11 @@ impl Content {
         // Keeps positions in errors. Its print-out of local variables is never used: it would show personal data.
         engine.set_debug(true);
         Self { engine, default_locale: default_locale.to_owned(), variants: HashMap::new() }
+    }
+
+    /// Lets texts say `{{ unsubscribe_url }}`. A place is rendered, because the link is sealed for each try of a delivery, with a key.
+    pub(crate) fn offer_unsubscribe(&mut self) {
+        self.engine.add_global("unsubscribe_url", Tracking::UNSUBSCRIBE_PLACE);
     }
 
     /// Compiles every text of a template; what compiles is kept.
@@ -459,7 +464,8 @@ fn value(json: &Json) -> Value {
 
 /// The sample context of a template: its `sample` as the event's data. A `member` in the sample stands for the member, who otherwise has
 /// only what every member has: an id.
-pub(crate) fn sample_context(event_type: &str, sample: &Map<String, Json>) -> Json {
+#[must_use]
+pub fn sample_context(event_type: &str, sample: &Map<String, Json>) -> Json {
     let mut data = sample.clone();
     let mut member = json!({"id": "sample", "attributes": {}});
     if let Some(Json::Object(given)) = data.remove("member") {

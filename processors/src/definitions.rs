@@ -7,18 +7,24 @@ mod validate;
 
 pub use names::{canonical_locale, did_you_mean, is_project_name, nearest};
 
-use crate::content::{Content, ContentError, Rendered};
+use crate::{
+    content::{Content, ContentError, Rendered},
+    hours::Hours,
+};
 use bellwether_schemas::{
-    Channel,
+    Channel, Lane,
     definitions::{Definitions, Notify, Provider},
-    records::Event,
+    records::{Event, Notification},
 };
 use condition::{Condition, variables};
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 /// One thing that is wrong with definitions.
@@ -83,6 +89,25 @@ pub struct Compiled {
     /// What the addresses of a provider begin with, of those that do not serve all of their channel.
     prefixes: HashMap<String, &'static str>,
     content: Content,
+    /// Of each flow, by name.
+    terms: HashMap<String, Terms>,
+    /// Of what no flow asked for that is there: transactional, bulk.
+    other_terms: [Terms; 2],
+    zone: TimeZone,
+    remarks: Vec<Finding>,
+}
+
+/// How a flow's notifications are treated by the router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What caps count it as.
+    pub category: String,
+    /// 0 to 9: the greater, the more important.
+    pub priority: u8,
+    /// When it may go out.
+    pub hours: Hours,
+    /// Over which time a flow's messages are spread.
+    pub spread: Duration,
 }
 
 impl fmt::Debug for Compiled {
@@ -131,7 +156,17 @@ impl Compiled {
             providers: parts.providers,
             prefixes: parts.prefixes,
             content: parts.content,
+            terms: parts.terms,
+            other_terms: parts.other_terms,
+            zone: parts.zone,
+            remarks: parts.remarks,
         })
+    }
+
+    /// What is allowed and yet worth a look, such as a text message that costs more than its author may think.
+    #[must_use]
+    pub fn remarks(&self) -> &[Finding] {
+        &self.remarks
     }
 
     /// Flows that an event type triggers, by name.
@@ -166,12 +201,54 @@ impl Compiled {
         self.providers.get(&channel).map_or(&[], Vec::as_slice)
     }
 
-    /// The provider that serves an address of a channel.
+    /// The providers that can serve an address of a channel, in no order.
+    fn serving(&self, channel: Channel, address: &str) -> impl Iterator<Item = (&str, &Provider)> {
+        let serves = move |name: &&String| self.prefixes.get(*name).is_none_or(|prefix| address.starts_with(prefix));
+        let names = self.providers(channel).iter().filter(serves);
+        names.filter_map(|name| self.document.providers.get(name).map(|provider| (name.as_str(), provider)))
+    }
+
+    /// Whether any provider can serve an address of a channel.
     #[must_use]
-    pub fn provider_of(&self, channel: Channel, address: &str) -> Option<(&str, &Provider)> {
-        let serves = |name: &&String| self.prefixes.get(*name).is_none_or(|prefix| address.starts_with(prefix));
-        let name = self.providers(channel).iter().find(serves)?;
-        self.document.providers.get(name).map(|provider| (name.as_str(), provider))
+    pub fn serves(&self, channel: Channel, address: &str) -> bool {
+        self.serving(channel, address).next().is_some()
+    }
+
+    /// The provider that an address of a channel is served by: the first of the address's own order that may be called, or, where none may,
+    /// the first. `may_call` is asked only where there is a choice.
+    ///
+    /// The order is that of weighted rendezvous hashing: each address draws an exponential lot for each provider, of the rate of its weight,
+    /// and the smallest comes first. So an address keeps its provider for as long as that is there, a weight is a part of the addresses, and a
+    /// changed weight moves no address but to or from that provider. What has weight 0 comes after all that has one.
+    #[must_use]
+    pub fn provider_of(
+        &self,
+        channel: Channel,
+        address: &str,
+        may_call: impl Fn(&str) -> bool,
+    ) -> Option<(&str, &Provider)> {
+        let mut order: Vec<_> = self.serving(channel, address).collect();
+        if order.len() > 1 {
+            order.sort_by(|a, b| lot(a, address).partial_cmp(&lot(b, address)).unwrap_or(Ordering::Equal));
+            if let Some(at) = order.iter().position(|(name, _)| may_call(name)) {
+                return Some(order.swap_remove(at));
+            }
+        }
+        order.into_iter().next()
+    }
+
+    /// How a notification is treated, by what its flow says now.
+    #[must_use]
+    pub fn terms(&self, notification: &Notification) -> &Terms {
+        let [transactional, bulk] = &self.other_terms;
+        let other = if notification.lane == Lane::Transactional { transactional } else { bulk };
+        self.terms.get(&notification.flow).unwrap_or(other)
+    }
+
+    /// The zone of members who have none of their own.
+    #[must_use]
+    pub const fn zone(&self) -> &TimeZone {
+        &self.zone
     }
 
     /// Whether a template can speak on a channel at all.
@@ -199,6 +276,14 @@ impl Compiled {
     pub fn content(&self) -> &Content {
         &self.content
     }
+}
+
+/// What an address draws for a provider: whether that only stands in for others, then the lot.
+fn lot((name, provider): &(&str, &Provider), address: &str) -> (bool, f64) {
+    let hash = xxhash_rust::xxh64::xxh64(address.as_bytes(), xxhash_rust::xxh64::xxh64(name.as_bytes(), 0));
+    // 53 bits, as many as a float has, and never 0.
+    let uniform = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    (provider.weight == 0, -uniform.ln() / f64::from(provider.weight.max(1)))
 }
 
 /// The definitions of every project, as one process sees them now. Cloning is cheap: the runtime hands out a clone by a watch channel, and

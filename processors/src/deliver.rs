@@ -21,8 +21,8 @@ const PATIENCE: u32 = 8;
 /// What is to be done with a delivery.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prepared {
-    /// Send this by the provider of that name.
-    Send(Box<Rendered>, String),
+    /// Send this by the provider of that name, which is defined so.
+    Send(Box<Rendered>, String, Provider),
     /// Do not send: this is how it ends.
     End(Output),
 }
@@ -36,6 +36,8 @@ pub enum Tried {
         provider_id: Option<String>,
         /// Where the member is to be reached from now on, if that has changed.
         moved_to: Option<String>,
+        /// What else is worth telling of it.
+        detail: Option<String>,
     },
     /// It did not, or we do not know.
     Failed {
@@ -48,10 +50,10 @@ pub enum Tried {
     },
 }
 
-/// Renders the delivery, unless it is too late or cannot be.
+/// Chooses the provider and renders the delivery, unless it is too late or cannot be. `may_call` says whether a provider may be called now.
 #[must_use]
-pub fn prepare(delivery: &Delivery, project: &Compiled, now: Timestamp) -> Prepared {
-    let Some((name, provider)) = project.provider_of(delivery.channel, &delivery.address) else {
+pub fn prepare(delivery: &Delivery, project: &Compiled, may_call: impl Fn(&str) -> bool, now: Timestamp) -> Prepared {
+    let Some((name, provider)) = project.provider_of(delivery.channel, &delivery.address, may_call) else {
         let detail = format!("no provider serves {} any more; apply one, then replay", delivery.channel);
         return Prepared::End(rejected(delivery, "", &detail, now));
     };
@@ -65,7 +67,7 @@ pub fn prepare(delivery: &Delivery, project: &Compiled, now: Timestamp) -> Prepa
     }
     let locale = delivery.locale.as_deref();
     match project.content().render_json(&delivery.template, delivery.channel, locale, &delivery.context) {
-        Ok(rendered) => Prepared::Send(Box::new(rendered), name.to_owned()),
+        Ok(rendered) => Prepared::Send(Box::new(rendered), name.to_owned(), provider.clone()),
         Err(problem) => Prepared::End(rejected(delivery, name, &problem.to_string(), now)),
     }
 }
@@ -82,8 +84,8 @@ fn rejected(delivery: &Delivery, provider: &str, detail: &str, now: Timestamp) -
 #[must_use]
 pub fn settle(delivery: &Delivery, name: &str, provider: &Provider, tried: Tried, now: Timestamp) -> Output {
     let (kind, detail, after) = match tried {
-        Tried::Accepted { provider_id, moved_to } => {
-            let sent = Receipt { provider_id, ..told(delivery, name, ReceiptKind::Sent, now) };
+        Tried::Accepted { provider_id, moved_to, detail } => {
+            let sent = Receipt { provider_id, detail, ..told(delivery, name, ReceiptKind::Sent, now) };
             let mut records = vec![Record::Receipt(sent)];
             if let Some(address) = moved_to {
                 let left = Some(delivery.address.clone());

@@ -68,6 +68,7 @@ impl Processor for Flow {
                         .map(|s| event.accepted_at.plus(Duration::from_secs(s))),
                     accepted_at: event.accepted_at,
                     data: event.data.clone(),
+                    round: 0,
                 })),
                 Ok(false) => output.records.push(negative(
                     event,

@@ -4,11 +4,13 @@
 //! Reading order: [`processor`] (what a processor is), [`definitions`] (compiled), then a record's journey: [`flow`], [`members`],
 //! [`route`], [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
 
+pub mod caps;
 pub mod content;
 pub mod dead_letters;
 pub mod definitions;
 pub mod deliver;
 pub mod flow;
+pub mod hours;
 pub mod ledger;
 pub mod members;
 pub mod processor;

@@ -1,19 +1,26 @@
 //! Applies commands to member profiles. One member's commands are serial, so the stored profile is the fold of its commands.
+//!
+//! Whether an address may be used is said by the list of suppressions, which knows addresses and no members. Each address of a profile carries a
+//! copy of what the list says, so that route reads the member alone; this processor keeps both.
 
 use crate::processor::{Facts, Incoming, Output, Processor, Refusal};
 use bellwether_schemas::{
     Channel, Timestamp,
     member::{Address, AddressState, Patch, Profile},
-    records::{MemberAction, MemberCommand, Reason},
+    records::{MemberAction, MemberCommand, Reason, Record},
     rows::{Read, Row, Write},
-    tables::{AddressRow, MemberRow, PROFILE},
+    tables::{AddressRow, MemberRow, PROFILE, SuppressionRow},
 };
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::{cmp::Ordering, collections::BTreeSet, time::Duration};
 
 /// Addresses of one channel that a member may have; the oldest goes first.
 pub const MAX_ADDRESSES: usize = 20;
-/// So many misses in a row put an address into quarantine.
-pub const QUARANTINE_AFTER: u32 = 3;
+/// So many misses in a row, within [`QUARANTINE_WITHIN`], put an address into quarantine.
+pub const QUARANTINE_AFTER: usize = 3;
+/// A miss that is older than this counts no more: a mailbox that is full once a season is in use.
+pub const QUARANTINE_WITHIN: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Members who share an address and are told of a change of the list about it; whoever shares it beyond them learns it when they are sent to.
+pub const MAX_SHARING: usize = 1_000;
 
 /// The members processor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,7 +31,16 @@ impl Processor for Members {
     type Input = MemberCommand;
 
     fn needs(&self, incoming: &Incoming<MemberCommand>, _: &Facts, _: Timestamp) -> Vec<Read> {
-        vec![profile_of(&incoming.input)]
+        let command = &incoming.input;
+        let mut reads = vec![profile_of(command)];
+        if let Some((channel, address)) = listed(command) {
+            reads.extend([listing(command, channel, address), sharing(command, channel, address)]);
+        }
+        // What cannot be read here is refused by `decide`.
+        for (channel, addresses) in patch_of(command).map(|patch| patch.addresses).unwrap_or_default() {
+            reads.extend(addresses.iter().map(|address| listing(command, channel, address)));
+        }
+        reads
     }
 
     fn decide(&self, incoming: &Incoming<MemberCommand>, facts: &Facts, _: Timestamp) -> Result<Output, Refusal> {
@@ -44,30 +60,98 @@ impl Processor for Members {
             row.put_fenced(fence)
         };
         let before = addresses(known.as_ref());
-        match known.as_ref().map_or(-1, |p| p.applied).cmp(&offset) {
+        let seen = known.as_ref().map_or(-1, |p| p.applied).cmp(&offset);
+        if seen == Ordering::Greater {
             // A redelivery of what is in the profile already.
-            Ordering::Greater => return Ok(Output::default()),
-            // The profile was written; whether the index beside it was too, nobody knows. What was to go from it may stay: whoever reads the
+            return Ok(Output::default());
+        }
+        let again = seen == Ordering::Equal;
+        let (list, told) = on_the_list(command, facts, again)?;
+        let mut rows: Vec<Write> = list.into_iter().collect();
+        if again {
+            // The profile was written; whether what goes with it was too, nobody knows. What was to go from the index may stay: whoever reads the
             // index looks into the profile.
-            Ordering::Equal => return Ok(Output { rows: before.iter().map(put).collect(), ..Output::default() }),
-            Ordering::Less => {}
+            rows.extend(before.iter().map(put));
+            return Ok(Output { rows, records: told, ..Output::default() });
         }
         let (after, write) = if command.action == MemberAction::Delete {
             let key = MemberRow::key(command.project.as_str(), command.member.as_str(), PROFILE, "");
             (BTreeSet::new(), Write::Delete { table: MemberRow::TABLE, key, fence: Some(fence) })
         } else {
-            let Some(mut profile) = changed(known, command)? else { return Ok(Output::default()) };
+            let Some(mut profile) = changed(known, command, facts)? else {
+                return Ok(Output { rows, records: told, ..Output::default() });
+            };
             profile.applied = offset;
             profile.updated_at = command.at;
             (addresses(Some(&profile)), profile.into_row(&command.project, &command.member).put_fenced(fence))
         };
-        let added = after.difference(&before).map(put);
-        let removed = before.difference(&after).map(|(channel, address)| Write::Delete {
+        rows.extend(after.difference(&before).map(put));
+        rows.extend(before.difference(&after).map(|(channel, address)| Write::Delete {
             table: AddressRow::TABLE,
             key: AddressRow::key(command.project.as_str(), channel.name(), address.as_str(), command.member.as_str()),
             fence: Some(fence),
-        });
-        Ok(Output { rows: added.chain(removed).chain([write]).collect(), ..Output::default() })
+        }));
+        rows.push(write);
+        Ok(Output { rows, records: told, ..Output::default() })
+    }
+}
+
+/// The address about which the command changes the list: what the channel itself has just shown to us is alive, whatever was said of it before.
+fn listed(command: &MemberCommand) -> Option<(Channel, &str)> {
+    use MemberAction::{AddAddress, Restore, Suppress};
+    matches!(command.action, Suppress | Restore | AddAddress).then_some(())?;
+    Some((command.channel?, command.address.as_deref()?))
+}
+
+fn listing(command: &MemberCommand, channel: Channel, address: &str) -> Read {
+    SuppressionRow::of(&command.project, channel, address)
+}
+
+fn sharing(command: &MemberCommand, channel: Channel, address: &str) -> Read {
+    let all = AddressRow::read_all(command.project.as_str(), channel.name(), address);
+    Read { limit: Some(MAX_SHARING), ..all }
+}
+
+/// What changes on the list of suppressions, and the commands by which the others who share the address take it over. Those change nothing on
+/// the list any more, so they go no further. The first word about an address stands until it is lifted.
+///
+/// A redelivery says all of it again, because nobody knows how far the first one came.
+fn on_the_list(command: &MemberCommand, facts: &Facts, again: bool) -> Result<(Option<Write>, Vec<Record>), Refusal> {
+    let Some((channel, address)) = listed(command) else { return Ok((None, Vec::new())) };
+    let row = facts.one::<SuppressionRow>(&listing(command, channel, address))?;
+    let suppress = command.action == MemberAction::Suppress;
+    let change = match row {
+        None if suppress => Some(suppression(command, channel, address).put()),
+        Some(row) if !suppress => {
+            let key = SuppressionRow::key(row.project, row.channel, row.shard, row.address);
+            Some(Write::Delete { table: SuppressionRow::TABLE, key, fence: None })
+        }
+        _ => None,
+    };
+    let mut told = Vec::new();
+    if change.is_some() || again {
+        let others = facts.rows::<AddressRow>(&sharing(command, channel, address))?.into_iter();
+        let action = if suppress { MemberAction::Suppress } else { MemberAction::Restore };
+        told.extend(
+            others
+                .map(|row| row.member)
+                .filter(|member| *member != command.member)
+                .map(|member| Record::Member(MemberCommand { member, action, ..command.clone() })),
+        );
+    }
+    Ok((change, told))
+}
+
+/// The row by which the command lists an address.
+fn suppression(command: &MemberCommand, channel: Channel, address: &str) -> SuppressionRow {
+    SuppressionRow {
+        project: command.project.clone(),
+        channel: channel.name().into(),
+        shard: SuppressionRow::shard_of(address),
+        address: address.to_owned(),
+        reason: command.reason.clone().unwrap_or_default(),
+        source: command.actor.clone(),
+        since: command.at,
     }
 }
 
@@ -81,27 +165,47 @@ fn profile_of(command: &MemberCommand) -> Read {
     MemberRow::read_one(command.project.as_str(), command.member.as_str(), PROFILE, "")
 }
 
+fn invalid(field: &str, problem: &str) -> Refusal {
+    Refusal::new(Reason::Invalid, format!("{field}: {problem}"))
+}
+
+/// What an upsert changes; nothing for other actions.
+fn patch_of(command: &MemberCommand) -> Result<Patch, Refusal> {
+    if command.action != MemberAction::Upsert {
+        return Ok(Patch::default());
+    }
+    let text = command.patch.as_deref().ok_or_else(|| invalid("patch", "missing; an upsert needs one"))?;
+    serde_json::from_str(text).map_err(|e| invalid("patch", &e.to_string()))
+}
+
 /// The profile after the command; `None` where there is nobody to change.
-fn changed(known: Option<Profile>, command: &MemberCommand) -> Result<Option<Profile>, Refusal> {
-    let invalid = |field: &str, problem: &str| Refusal::new(Reason::Invalid, format!("{field}: {problem}"));
+fn changed(known: Option<Profile>, command: &MemberCommand, facts: &Facts) -> Result<Option<Profile>, Refusal> {
     if command.action == MemberAction::Upsert {
-        let text = command.patch.as_deref().ok_or_else(|| invalid("patch", "missing; an upsert needs one"))?;
-        let patch = serde_json::from_str(text).map_err(|e| invalid("patch", &e.to_string()))?;
         let profile = known.unwrap_or_else(|| Profile { created_at: command.at, ..Profile::default() });
-        return Ok(Some(patched(profile, patch, command.at)));
+        return patched(profile, command, facts).map(Some);
     }
     let Some(mut profile) = known else { return Ok(None) };
     let channel = command.channel.ok_or_else(|| invalid("channel", "missing; this action needs one"))?;
     match command.action {
         MemberAction::OptOut => drop(profile.opt_ins.insert(channel, false)),
         MemberAction::OptIn => drop(profile.opt_ins.insert(channel, true)),
-        MemberAction::Suppress => stand(&mut profile, channel, command, AddressState::Suppressed),
-        MemberAction::Restore => stand(&mut profile, channel, command, AddressState::Active),
+        MemberAction::Suppress => {
+            let read = listing(command, channel, command.address.as_deref().unwrap_or_default());
+            let listed = facts.one::<SuppressionRow>(&read)?;
+            for address in named(&mut profile, channel, command) {
+                let copied = listed.clone().unwrap_or_else(|| suppression(command, channel, &address.address));
+                *address = Address { heard: address.heard, ..suppressed(copied) };
+            }
+        }
+        MemberAction::Restore => {
+            for address in named(&mut profile, channel, command) {
+                *address = Address { heard: address.heard, ..Address::active(address.address.clone(), command.at) };
+            }
+        }
         MemberAction::AddAddress => {
             let address =
                 command.address.clone().ok_or_else(|| invalid("address", "missing; this action needs one"))?;
             let known = profile.addresses.entry(channel).or_default();
-            // What the channel itself has just shown to us is alive, whatever was said of it before.
             let heard = known.iter().find(|a| a.address == address).and_then(|a| a.heard);
             known.retain(|a| a.address != address);
             known.insert(0, Address { heard, ..Address::active(address, command.at) });
@@ -115,7 +219,7 @@ fn changed(known: Option<Profile>, command: &MemberCommand) -> Result<Option<Pro
         MemberAction::Heard => {
             for address in named(&mut profile, channel, command) {
                 address.heard = Some(command.at);
-                address.missed = 0;
+                address.misses.clear();
                 if address.state == AddressState::Quarantined {
                     (address.state, address.since) = (AddressState::Active, command.at);
                 }
@@ -123,8 +227,9 @@ fn changed(known: Option<Profile>, command: &MemberCommand) -> Result<Option<Pro
         }
         MemberAction::Missed => {
             for address in named(&mut profile, channel, command).filter(|a| a.state == AddressState::Active) {
-                address.missed += 1;
-                if address.missed >= QUARANTINE_AFTER {
+                address.misses.retain(|at| at.plus(QUARANTINE_WITHIN) > command.at);
+                address.misses.push(command.at);
+                if address.misses.len() >= QUARANTINE_AFTER {
                     address.state = AddressState::Quarantined;
                     address.reason = command.reason.clone().unwrap_or_default();
                     address.since = command.at;
@@ -146,22 +251,27 @@ fn named<'a>(
     known.filter(|a| Some(&a.address) == command.address.as_ref())
 }
 
-/// Sets the state of the address that the command names.
-fn stand(profile: &mut Profile, channel: Channel, command: &MemberCommand, state: AddressState) {
-    for address in named(profile, channel, command) {
-        address.state = state;
-        address.reason = command.reason.clone().unwrap_or_default();
-        address.since = command.at;
-        address.missed = 0;
-    }
+/// The copy of what the list says, as a profile keeps it.
+fn suppressed(row: SuppressionRow) -> Address {
+    let SuppressionRow { address, reason, since, .. } = row;
+    Address { state: AddressState::Suppressed, reason, ..Address::active(address, since) }
 }
 
-fn patched(mut profile: Profile, patch: Patch, at: Timestamp) -> Profile {
+fn patched(mut profile: Profile, command: &MemberCommand, facts: &Facts) -> Result<Profile, Refusal> {
+    let patch = patch_of(command)?;
     for (channel, addresses) in patch.addresses {
         let known = profile.addresses.remove(&channel).unwrap_or_default();
-        // An address that is known keeps its state: a nightly upload must not revive what a provider declared dead.
-        let stays = |address: &String| known.iter().find(|a| a.address == *address).cloned();
-        let list: Vec<_> = addresses.into_iter().map(|a| stays(&a).unwrap_or_else(|| Address::active(a, at))).collect();
+        // An address that is known keeps its state: a nightly upload must not revive what a provider declared dead. Nor is it forgotten with the
+        // member: one that is new here is as the list says.
+        let mut list = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let known = known.iter().find(|a| a.address == address).cloned();
+            list.push(match (known, facts.one::<SuppressionRow>(&listing(command, channel, &address))?) {
+                (Some(known), _) => known,
+                (None, Some(row)) => suppressed(row),
+                (None, None) => Address::active(address, command.at),
+            });
+        }
         if !list.is_empty() {
             profile.addresses.insert(channel, list);
         }
@@ -188,5 +298,5 @@ fn patched(mut profile: Profile, patch: Patch, at: Timestamp) -> Profile {
             profile.attributes.insert(name, value);
         }
     }
-    profile
+    Ok(profile)
 }

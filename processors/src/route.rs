@@ -1,18 +1,23 @@
-//! From a notification to one delivery, or to none: dedupe, expiry, and the choice of the channel. [`choose`] is the decision itself.
+//! From a notification to one delivery, to none, or to the same again later: dedupe, expiry, the choice of the channel, caps, quiet hours.
+//! [`choose`] is the decision itself.
 
 use crate::{
+    caps::{self, Candidate, History, Sent},
     content::{self, EventAttributes},
     definitions::{Compiled, Projects},
+    hours::{self, Obstacle},
     processor::{Facts, Incoming, Output, Processor, Refusal},
 };
 use bellwether_schemas::{
     Channel, DeliveryId, Lane, Position, Timestamp,
+    definitions::Exceed,
     ids::EntryId,
     member::{Address, AddressState, Profile},
     records::{Decision, Delivery, Notification, Outcome, Reason, Record, Verdict},
-    rows::{Read, Row},
-    tables::{CLAIM, MemberRow, PROFILE},
+    rows::{Read, Row, Write},
+    tables::{CLAIM, MemberRow, PROFILE, SENT},
 };
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -43,6 +48,9 @@ pub struct Choice {
     pub detail: String,
     /// When.
     pub at: Timestamp,
+    /// When it is decided again, where it is deferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 impl Processor for Route {
@@ -51,8 +59,9 @@ impl Processor for Route {
 
     fn needs(&self, incoming: &Incoming<Notification>, _: &Facts, _: Timestamp) -> Vec<Read> {
         let n = &incoming.input;
-        // Two rows of one partition, so the store is asked once; other claims are not read, however many there are.
-        vec![of_member(n, PROFILE, ""), of_member(n, CLAIM, &n.id.to_string())]
+        // Rows of one partition, so the store is asked once; other claims are not read, however many there are.
+        let sent = Lane::ALL.map(|lane| of_member(n, SENT, lane.name()));
+        [of_member(n, PROFILE, ""), of_member(n, CLAIM, &claim_id(n))].into_iter().chain(sent).collect()
     }
 
     fn decide(&self, incoming: &Incoming<Notification>, facts: &Facts, now: Timestamp) -> Result<Output, Refusal> {
@@ -65,7 +74,7 @@ impl Processor for Route {
         })?;
         let profile = facts.one::<MemberRow>(&of_member(n, PROFILE, ""))?;
         let profile = profile.as_ref().map(Profile::from_row).transpose()?;
-        let claim = facts.one::<MemberRow>(&of_member(n, CLAIM, &n.id.to_string()))?;
+        let claim = facts.one::<MemberRow>(&of_member(n, CLAIM, &claim_id(n)))?;
         let here = incoming.position.to_string();
 
         let mut output = Output::default();
@@ -83,13 +92,25 @@ impl Processor for Route {
                     trace: Vec::new(),
                     detail: format!("claimed before by the record at {first}"),
                     at: now,
+                    until: None,
                 };
                 output.records.push(decision(n, &choice, None, incoming.position));
                 return Ok(output);
             }
             None => {
-                let choice = choose(n, profile.as_ref(), project, now);
+                let mut histories = Lane::ALL.map(|_| History::default());
+                for (lane, history) in Lane::ALL.iter().zip(&mut histories) {
+                    let row = facts.one::<MemberRow>(&of_member(n, SENT, lane.name()))?;
+                    *history = row.map_or_else(|| Ok(History::default()), |row| read_history(&row))?;
+                }
+                let all = History(histories.iter().flat_map(|history| history.0.clone()).collect());
+                let choice = choose(n, profile.as_ref(), &all, project, now);
                 output.rows.push(claimed(n, &choice, &here, incoming.position)?);
+                if let (Some((channel, _)), false) = (&choice.to, project.document.project.caps.is_empty()) {
+                    let [urgent, bulk] = histories;
+                    let history = if n.lane == Lane::Transactional { urgent } else { bulk };
+                    output.rows.push(entered(n, history, *channel, project, incoming.position, now)?);
+                }
                 choice
             }
         };
@@ -99,28 +120,79 @@ impl Processor for Route {
         };
         output.records.push(decision(n, &choice, delivery.as_ref().map(|d| d.id), incoming.position));
         output.records.extend(delivery.map(Record::Delivery));
+        output.records.extend(choice.until.map(|until| {
+            let again = Notification { round: n.round.saturating_add(1), ..n.clone() };
+            Record::Later(until, Box::new(Record::Notification(again)))
+        }));
         Ok(output)
     }
+}
+
+/// A notification that was deferred is claimed anew each time that it comes back.
+fn claim_id(n: &Notification) -> String {
+    if n.round == 0 { n.id.to_string() } else { format!("{}/{}", n.id, n.round) }
+}
+
+fn read_history(row: &MemberRow) -> Result<History, Refusal> {
+    let text = row.decision.as_deref().unwrap_or("[]");
+    serde_json::from_str(text).map_err(|e| Refusal::new(Reason::Invalid, format!("members.decision: {e}")))
+}
+
+/// The lane's history with this message. Each lane has a row of its own, because each is fenced by the offsets of its own topic.
+fn entered(
+    n: &Notification,
+    mut history: History,
+    channel: Channel,
+    project: &Compiled,
+    position: Position,
+    now: Timestamp,
+) -> Result<Write, Refusal> {
+    let category = project.terms(n).category.clone();
+    history.enter(Sent { id: n.id, at: now, channel, category }, now);
+    let text = serde_json::to_string(&history).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
+    let row = MemberRow {
+        updated_at: Some(now),
+        decision: Some(text),
+        ..MemberRow::empty(&n.project, &n.member, SENT, n.lane.name())
+    };
+    let mut cells = row.into_cells();
+    cells.ttl = Some(Duration::from_secs(u64::from(caps::LONGEST_HOURS) * 3_600));
+    cells.fence = Some(position.offset + 1);
+    Ok(Write::Put(cells))
 }
 
 fn of_member(n: &Notification, kind: &str, id: &str) -> Read {
     MemberRow::read_one(n.project.as_str(), n.member.as_str(), kind, id)
 }
 
-/// Whether, and by which channel, the member is told.
+/// Whether, when, and by which channel the member is told. `history` is what the member was sent lately, in both lanes.
 #[must_use]
-pub fn choose(n: &Notification, profile: Option<&Profile>, project: &Compiled, now: Timestamp) -> Choice {
-    let none = |outcome, detail: String, trace| Choice { outcome, to: None, trace, detail, at: now };
+pub fn choose(
+    n: &Notification,
+    profile: Option<&Profile>,
+    history: &History,
+    project: &Compiled,
+    now: Timestamp,
+) -> Choice {
+    let none = |outcome, detail: String, trace| Choice { outcome, to: None, trace, detail, at: now, until: None };
     if let Some(at) = n.expires_at.filter(|at| *at <= now) {
         return none(Outcome::Expired, format!("it was to be sent before {at}"), Vec::new());
     }
     let Some(profile) = profile else {
         return none(Outcome::UnknownMember, "the project has no such member".into(), Vec::new());
     };
+    let zone = profile.time_zone.as_deref().and_then(hours::zone).unwrap_or_else(|| project.zone().clone());
+    let deferred = |until: Timestamp, detail: String, trace| match n.expires_at {
+        Some(at) if at <= until => none(Outcome::Expired, format!("{detail}; it expires before, at {at}"), trace),
+        _ => Choice { until: Some(until), ..none(Outcome::Deferred, detail, trace) },
+    };
     let mut trace = Vec::new();
     let mut rejections = Vec::new();
     for channel in order(&n.channels, &profile.channels) {
-        match look(channel, n, profile, project) {
+        match look(channel, n, profile, project).and_then(|address| {
+            room(channel, n, history, project, &zone, now)?;
+            Ok(address)
+        }) {
             Ok(address) => {
                 let why = if !n.channels.is_empty() {
                     "the flow names it"
@@ -131,19 +203,104 @@ pub fn choose(n: &Notification, profile: Option<&Profile>, project: &Compiled, n
                 };
                 trace.push(Verdict { channel, rule: "chosen".into(), detail: why.into() });
                 let detail = format!("{channel}: {why}");
-                return Choice { outcome: Outcome::Routed, to: Some((channel, address)), trace, detail, at: now };
+                return match moment(n, project, &zone, now) {
+                    Ok(None) => {
+                        let to = Some((channel, address));
+                        Choice { outcome: Outcome::Routed, to, trace, detail, at: now, until: None }
+                    }
+                    Ok(Some((until, why))) => deferred(until, why, trace),
+                    Err(why) => none(Outcome::Expired, why, trace),
+                };
             }
-            Err((outcome, detail)) => {
-                trace.push(Verdict { channel, rule: outcome.name().into(), detail });
-                rejections.push(outcome);
+            Err(rejection) => {
+                let Rejection { outcome, detail, .. } = &rejection;
+                trace.push(Verdict { channel, rule: outcome.name().into(), detail: detail.clone() });
+                rejections.push(rejection);
             }
         }
     }
-    // The rejection that came nearest to sending tells most about what to change.
-    let nearest = [Outcome::NoOptIn, Outcome::Suppressed, Outcome::NoAddress, Outcome::NoTemplate];
-    let outcome = nearest.into_iter().find(|o| rejections.contains(o)).unwrap_or(Outcome::NoProvider);
     let detail = trace.iter().map(|v| format!("{}: {}", v.channel, v.detail)).collect::<Vec<_>>().join("; ");
-    none(outcome, detail, trace)
+    if let Some(until) = rejections.iter().filter_map(|rejection| rejection.until).min() {
+        return deferred(until, detail, trace);
+    }
+    // The rejection that came nearest to sending tells most about what to change.
+    let nearest = [Outcome::Capped, Outcome::NoOptIn, Outcome::Suppressed, Outcome::NoAddress, Outcome::NoTemplate];
+    let outcome = nearest.into_iter().find(|outcome| rejections.iter().any(|rejection| rejection.outcome == *outcome));
+    none(outcome.unwrap_or(Outcome::NoProvider), detail, trace)
+}
+
+/// Why a channel is not used.
+struct Rejection {
+    outcome: Outcome,
+    detail: String,
+    /// When it might be, where waiting is what the rule wants.
+    until: Option<Timestamp>,
+}
+
+impl Rejection {
+    const fn new(outcome: Outcome, detail: String) -> Self {
+        Self { outcome, detail, until: None }
+    }
+}
+
+/// Whether the caps leave room for one more by this channel.
+fn room(
+    channel: Channel,
+    n: &Notification,
+    history: &History,
+    project: &Compiled,
+    zone: &TimeZone,
+    now: Timestamp,
+) -> Result<(), Rejection> {
+    let terms = project.terms(n);
+    let candidate = Candidate { channel, category: &terms.category, priority: terms.priority };
+    let Some(full) = caps::look(&project.document.project.caps, history, candidate, zone, now) else { return Ok(()) };
+    let detail = format!(
+        "cap `{}`: {} of {} for priority {} used, room from {}",
+        full.name, full.used, full.most, terms.priority, full.free_at
+    );
+    let until = (full.exceed == Exceed::Defer).then(|| spread(n, terms.spread, full.free_at));
+    Err(Rejection { until, ..Rejection::new(Outcome::Capped, detail) })
+}
+
+/// When it may go out, where that is not now, and why.
+///
+/// # Errors
+/// Never, in words.
+fn moment(
+    n: &Notification,
+    project: &Compiled,
+    zone: &TimeZone,
+    now: Timestamp,
+) -> Result<Option<(Timestamp, String)>, String> {
+    let terms = project.terms(n);
+    let begins = spread(n, terms.spread, n.accepted_at);
+    if n.round == 0 && begins > now {
+        return Ok(Some((begins, format!("the flow spreads its messages over {} s", terms.spread.as_secs()))));
+    }
+    let place = zone.iana_name().unwrap_or("UTC");
+    match hours::next(&terms.hours, zone, now) {
+        Some((_, None)) => Ok(None),
+        Some((at, Some(obstacle))) => {
+            let what = match obstacle {
+                Obstacle::QuietHours => "quiet hours",
+                Obstacle::Window => "outside the flow's window",
+                Obstacle::Holiday => "a holiday",
+            };
+            let at = spread(n, terms.spread, at);
+            Ok(Some((at, format!("{what} where the member is ({place}), until {at}"))))
+        }
+        None => Err(format!("window, quiet hours and holidays ({place}) leave no moment within a year")),
+    }
+}
+
+/// A moment from `at` on, the same for a notification whenever it is asked.
+fn spread(n: &Notification, over: Duration, at: Timestamp) -> Timestamp {
+    let millis = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 {
+        return at;
+    }
+    at.plus(Duration::from_millis(xxhash_rust::xxh64::xxh64(n.id.0.as_bytes(), 1) % millis))
 }
 
 /// The channels to look at: those that the flow names and no others, else the member's preference, then the default order.
@@ -156,56 +313,52 @@ fn order(named: &[Channel], preferred: &[Channel]) -> Vec<Channel> {
 }
 
 /// The address by which this channel may be used, or the first rule that forbids it.
-fn look(
-    channel: Channel,
-    n: &Notification,
-    profile: &Profile,
-    project: &Compiled,
-) -> Result<String, (Outcome, String)> {
+fn look(channel: Channel, n: &Notification, profile: &Profile, project: &Compiled) -> Result<String, Rejection> {
     if !project.has_variant(&n.template, channel) {
-        return Err((Outcome::NoTemplate, format!("template `{}` has no {channel} variant", n.template)));
+        let detail = format!("template `{}` has no {channel} variant", n.template);
+        return Err(Rejection::new(Outcome::NoTemplate, detail));
     }
     if project.providers(channel).is_empty() {
-        return Err((Outcome::NoProvider, format!("no provider serves {channel}")));
+        return Err(Rejection::new(Outcome::NoProvider, format!("no provider serves {channel}")));
     }
     let addresses = profile.addresses.get(&channel).map_or(&[][..], Vec::as_slice);
-    let served = |address: &&Address| project.provider_of(channel, &address.address).is_some();
+    let served = |address: &&Address| project.serves(channel, &address.address);
     let active = addresses.iter().filter(served).find(|a| a.state == AddressState::Active);
     let Some(address) = active else {
-        return Err(match addresses.iter().find(served) {
+        let (outcome, detail) = match addresses.iter().find(served) {
             None if addresses.is_empty() => (Outcome::NoAddress, format!("the member has no {channel} address")),
             None => (Outcome::NoProvider, format!("no provider serves any {channel} address of the member")),
             Some(dead) if dead.state == AddressState::Quarantined => {
-                let why = format!("in quarantine since {}, after {} misses: {}", dead.since, dead.missed, dead.reason);
+                let why =
+                    format!("in quarantine since {}, after {} misses: {}", dead.since, dead.misses.len(), dead.reason);
                 (Outcome::Suppressed, why)
             }
             Some(dead) => (Outcome::Suppressed, format!("suppressed since {}: {}", dead.since, dead.reason)),
-        });
+        };
+        return Err(Rejection::new(outcome, detail));
     };
     match (profile.opt_ins.get(&channel), n.lane) {
         (Some(true), _) | (None, Lane::Transactional) => Ok(address.address.clone()),
-        (Some(false), _) => Err((Outcome::NoOptIn, format!("the member refused {channel}"))),
-        (None, Lane::Bulk) => Err((Outcome::NoOptIn, format!("bulk needs an opt-in to {channel}, and there is none"))),
+        (Some(false), _) => Err(Rejection::new(Outcome::NoOptIn, format!("the member refused {channel}"))),
+        (None, Lane::Bulk) => {
+            let detail = format!("bulk needs an opt-in to {channel}, and there is none");
+            Err(Rejection::new(Outcome::NoOptIn, detail))
+        }
     }
 }
 
-fn claimed(
-    n: &Notification,
-    choice: &Choice,
-    here: &str,
-    position: Position,
-) -> Result<bellwether_schemas::rows::Write, Refusal> {
+fn claimed(n: &Notification, choice: &Choice, here: &str, position: Position) -> Result<Write, Refusal> {
     let decision = serde_json::to_string(choice).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
     let row = MemberRow {
         updated_at: Some(choice.at),
         position: Some(here.to_owned()),
         decision: Some(decision),
-        ..MemberRow::empty(&n.project, &n.member, CLAIM, &n.id.to_string())
+        ..MemberRow::empty(&n.project, &n.member, CLAIM, &claim_id(n))
     };
     let mut cells = row.into_cells();
     cells.ttl = Some(DEDUPE_WINDOW);
     cells.fence = Some(position.offset + 1);
-    Ok(bellwether_schemas::rows::Write::Put(cells))
+    Ok(Write::Put(cells))
 }
 
 fn delivery(n: &Notification, profile: &Profile, channel: Channel, address: &str) -> Result<Delivery, Refusal> {

@@ -3,6 +3,7 @@
 
 use bellwether_processors::{
     Facts, Incoming, Output, Processor,
+    caps::History,
     definitions::{Compiled, Projects, ProviderCheck},
     deliver::{Tried, settle},
     flow::Flow,
@@ -21,7 +22,7 @@ use bellwether_schemas::{
         Scheduled,
     },
     rows::{Row, Write},
-    tables::{AddressRow, AggregateRow, MemberRow},
+    tables::{AddressRow, AggregateRow, MemberRow, SuppressionRow},
 };
 use serde_json::json;
 use std::time::Duration;
@@ -63,6 +64,7 @@ fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notificatio
         expires_at: None,
         accepted_at: NOW,
         data: r#"{"total":11.0}"#.into(),
+        round: 0,
     }
 }
 
@@ -198,15 +200,15 @@ fn the_router_reads_as_a_specification() {
     ];
     let project = project();
     for (sentence, notification, profile, outcome, channel) in rows {
-        let choice = choose(&notification, Some(&profile), &project, NOW);
+        let choice = choose(&notification, Some(&profile), &History::default(), &project, NOW);
         assert_eq!(choice.outcome, outcome, "{sentence}: {choice:?}");
         assert_eq!(choice.to.map(|(channel, _)| channel), channel, "{sentence}");
         assert!(!choice.trace.is_empty(), "{sentence}: no decision without a trace");
     }
-    let stranger = choose(&notification("both", Transactional, &[]), None, &project, NOW);
+    let stranger = choose(&notification("both", Transactional, &[]), None, &History::default(), &project, NOW);
     assert_eq!(stranger.outcome, Outcome::UnknownMember);
     let late = Notification { expires_at: Some(NOW), ..notification("both", Transactional, &[]) };
-    assert_eq!(choose(&late, Some(&reachable()), &project, NOW).outcome, Outcome::Expired);
+    assert_eq!(choose(&late, Some(&reachable()), &History::default(), &project, NOW).outcome, Outcome::Expired);
 }
 
 /// Runs one input over facts, and lays what it wrote over them.
@@ -325,10 +327,11 @@ fn what_follows_a_try_depends_on_its_error_alone() {
         &delivery(1),
         "mail",
         &provider(OnAmbiguous::Resend),
-        Tried::Accepted { provider_id: Some("q1".into()), moved_to: None },
+        Tried::Accepted { provider_id: Some("q1".into()), moved_to: None, detail: Some("2 segments, UCS-2".into()) },
         NOW,
     );
-    assert!(matches!(&sent.records[..], [Record::Receipt(r)] if r.kind == ReceiptKind::Sent));
+    let [Record::Receipt(sent)] = &sent.records[..] else { panic!("{:?}", sent.records) };
+    assert_eq!((sent.kind, sent.detail.as_deref()), (ReceiptKind::Sent, Some("2 segments, UCS-2")));
 }
 
 fn receipt(kind: ReceiptKind, error: Option<ErrorKind>) -> Receipt {
@@ -404,6 +407,159 @@ fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
     );
     step(&Members, &mut facts, position(Topic::Members, 3), upsert(r#"{"email":"new@example.com"}"#));
     assert_eq!(state(&facts), AddressState::Active);
+}
+
+/// A command to a member about one address of theirs.
+fn about(member: &str, action: MemberAction, address: &str) -> MemberCommand {
+    let patch = json!({"addresses": {"email": [address]}}).to_string();
+    let upsert = action == MemberAction::Upsert;
+    MemberCommand {
+        project: "shop".into(),
+        member: member.into(),
+        at: NOW,
+        actor: "provider mail".into(),
+        action,
+        patch: upsert.then_some(patch),
+        channel: (!upsert).then_some(Channel::Email),
+        address: (!upsert).then(|| address.into()),
+        reason: (action == MemberAction::Suppress).then(|| "550".into()),
+    }
+}
+
+const DEAD: &str = "a@example.com";
+
+fn on_the_list(facts: &Facts) -> Option<SuppressionRow> {
+    facts.one(&SuppressionRow::of("shop", Channel::Email, DEAD)).unwrap()
+}
+
+/// How the member's address stands; `None` where there is no such member, or no such address.
+fn stands(facts: &Facts, member: &str) -> Option<AddressState> {
+    let row = facts.one::<MemberRow>(&MemberRow::read_one("shop", member, "profile", "")).unwrap()?;
+    let profile = Profile::from_row(&row).unwrap();
+    Some(profile.addresses.get(&Channel::Email)?.iter().find(|a| a.address == DEAD)?.state)
+}
+
+/// What a command tells to other members.
+fn told(output: &Output) -> Vec<(&str, MemberAction)> {
+    let told = output.records.iter().map(|record| match record {
+        Record::Member(command) => (command.member.as_str(), command.action),
+        other => panic!("{other:?}"),
+    });
+    told.collect()
+}
+
+#[test]
+fn a_suppressed_address_outlives_the_member_and_is_met_by_the_next() {
+    use MemberAction::{AddAddress, Delete, Restore, Suppress, Upsert};
+    let mut facts = Facts::default();
+    let mut offset = 0;
+    let mut does = |facts: &mut Facts, member: &str, action| {
+        offset += 1;
+        step(&Members, facts, position(Topic::Members, offset), about(member, action, DEAD))
+    };
+    does(&mut facts, "m", Upsert);
+    does(&mut facts, "m", Suppress);
+    let row = on_the_list(&facts).unwrap();
+    assert_eq!((row.reason.as_str(), row.source.as_str(), row.since), ("550", "provider mail", NOW));
+    does(&mut facts, "m", Delete);
+    assert_eq!((stands(&facts, "m"), on_the_list(&facts).is_some()), (None, true), "it is about the address");
+    for member in ["m", "n"] {
+        does(&mut facts, member, Upsert);
+        assert_eq!(stands(&facts, member), Some(AddressState::Suppressed), "{member}: it arrives as the list says");
+    }
+    // What the channel shows to be alive lifts it, for all who share it.
+    let lifted = does(&mut facts, "m", AddAddress);
+    assert_eq!((stands(&facts, "m"), on_the_list(&facts)), (Some(AddressState::Active), None));
+    assert_eq!(told(&lifted), [("n", Restore)]);
+    let follows = does(&mut facts, "n", Restore);
+    assert_eq!((stands(&facts, "n"), told(&follows)), (Some(AddressState::Active), vec![]));
+    // A stranger's bounce suppresses it for them too, and the round ends there.
+    let bounced = does(&mut facts, "stranger", Suppress);
+    assert_eq!(told(&bounced), [("m", Suppress), ("n", Suppress)]);
+    assert!(told(&does(&mut facts, "m", Suppress)).is_empty() && told(&does(&mut facts, "n", Suppress)).is_empty());
+    assert_eq!([stands(&facts, "m"), stands(&facts, "n")], [Some(AddressState::Suppressed); 2]);
+    does(&mut facts, "m", Restore);
+    assert_eq!((stands(&facts, "m"), on_the_list(&facts)), (Some(AddressState::Active), None));
+}
+
+#[test]
+fn an_address_that_misses_three_in_a_row_within_thirty_days_rests_until_it_is_heard_of() {
+    use AddressState::{Active, Quarantined};
+    use MemberAction::{Heard, Missed, Upsert};
+    for (sentence, history, state) in [
+        ("two are none too many", &[(Missed, 0), (Missed, 1)][..], Active),
+        ("three are", &[(Missed, 0), (Missed, 1), (Missed, 29)], Quarantined),
+        ("what is thirty days old counts no more", &[(Missed, 0), (Missed, 1), (Missed, 30)], Active),
+        ("but the later ones do", &[(Missed, 0), (Missed, 1), (Missed, 30), (Missed, 30)], Quarantined),
+        ("a word of the member begins anew", &[(Missed, 0), (Missed, 1), (Heard, 2), (Missed, 3)], Active),
+        ("and revives", &[(Missed, 0), (Missed, 1), (Missed, 2), (Heard, 3)], Active),
+    ] {
+        let mut facts = Facts::default();
+        step(&Members, &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
+        for (offset, (action, day)) in (1..).zip(history) {
+            let at = NOW.plus(Duration::from_secs(day * 24 * 3_600));
+            let command = MemberCommand { at, ..about("m", *action, DEAD) };
+            step(&Members, &mut facts, position(Topic::Members, offset), command);
+        }
+        assert_eq!(stands(&facts, "m"), Some(state), "{sentence}");
+        assert_eq!(on_the_list(&facts), None, "{sentence}: it is the member's own, and no suppression");
+    }
+}
+
+#[test]
+fn the_first_word_about_an_address_stands_and_is_what_profiles_copy() {
+    use MemberAction::{Suppress, Upsert};
+    let mut facts = Facts::default();
+    let first = Timestamp(NOW.0 - 1_000);
+    let row = SuppressionRow {
+        project: "shop".into(),
+        channel: "email".into(),
+        shard: SuppressionRow::shard_of(DEAD),
+        address: DEAD.into(),
+        reason: "by letter".into(),
+        source: "operator ops".into(),
+        since: first,
+    };
+    facts.apply(&[row.clone().put()]);
+    step(&Members, &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
+    step(&Members, &mut facts, position(Topic::Members, 1), about("m", Suppress, DEAD));
+    assert_eq!(on_the_list(&facts), Some(row));
+    let member = facts.one::<MemberRow>(&MemberRow::read_one("shop", "m", "profile", "")).unwrap().unwrap();
+    let address = &Profile::from_row(&member).unwrap().addresses[&Channel::Email][0];
+    assert_eq!((address.reason.as_str(), address.since), ("by letter", first));
+}
+
+#[test]
+fn a_redelivered_suppression_says_all_of_it_again() {
+    use MemberAction::{Suppress, Upsert};
+    let mut facts = Facts::default();
+    step(&Members, &mut facts, position(Topic::Members, 0), about("n", Upsert, DEAD));
+    step(&Members, &mut facts, position(Topic::Members, 1), about("m", Upsert, DEAD));
+    let at = position(Topic::Members, 2);
+    step(&Members, &mut facts, at, about("m", Suppress, DEAD));
+    // The process ended between the member's row and the list.
+    let SuppressionRow { project, channel, shard, address, .. } = on_the_list(&facts).unwrap();
+    let key = SuppressionRow::key(project, channel, shard, address);
+    facts.apply(&[Write::Delete { table: SuppressionRow::TABLE, key, fence: None }]);
+    let again = step(&Members, &mut facts, at, about("m", Suppress, DEAD));
+    assert!(on_the_list(&facts).is_some());
+    assert_eq!(told(&again), [("n", Suppress)]);
+    // Or between the list and the log.
+    assert_eq!(told(&step(&Members, &mut facts, at, about("m", Suppress, DEAD))), [("n", Suppress)]);
+}
+
+#[test]
+fn what_a_command_may_find_suppressed_is_read_for_it() {
+    use MemberAction::{Delete, Heard, Suppress, Upsert};
+    let tables = |command| {
+        let incoming = Incoming { position: position(Topic::Members, 0), input: command };
+        let reads = Members.needs(&incoming, &Facts::default(), NOW);
+        reads.into_iter().map(|read| read.table).collect::<Vec<_>>()
+    };
+    assert_eq!(tables(about("m", Upsert, DEAD)), ["members", "suppressions"]);
+    assert_eq!(tables(about("m", Suppress, DEAD)), ["members", "suppressions", "addresses"]);
+    assert_eq!(tables(about("m", Delete, DEAD)), ["members"]);
+    assert_eq!(tables(about("m", Heard, DEAD)), ["members"]);
 }
 
 #[test]

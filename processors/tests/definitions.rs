@@ -159,6 +159,15 @@ fn every_rule_tells_place_problem_and_remedy() {
         ("project/default_locale", json!("en_us")),
         ("project/default_locale", json!("pt")),
         ("project/default_region", json!("Argentina")),
+        ("project/tracking", tracked(json!({"base_url": "links.example"}))),
+        ("project/tracking", tracked(json!({"base_url": "http://links.example"}))),
+        ("project/tracking", tracked(json!({"base_url": "https://a@links.example/?x=<"}))),
+        ("project/tracking", tracked(json!({"base_url": format!("https://links.example/{}", "x".repeat(200))}))),
+        ("project/tracking", tracked(json!({"previous_keys": vec![json!({"env": "KEY"}); 9]}))),
+        (
+            "project/tracking",
+            tracked(json!({"channels": ["email", "webhook", "email"], "unsubscribe": ["bulk", "bulk"]})),
+        ),
         ("providers/Mail", json!({"kind": "smtp", "host": "x"})),
         ("providers/mail/kind", json!("stmp")),
         ("providers/mail", json!({"kind": "smtp"})),
@@ -218,6 +227,29 @@ fn every_rule_tells_place_problem_and_remedy() {
         told.push('\n');
     }
     insta::assert_snapshot!(told);
+}
+
+fn tracked(change: Value) -> Value {
+    let mut tracking = json!({"base_url": "https://links.example", "key": {"env": "KEY"}});
+    tracking.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    tracking
+}
+
+#[test]
+fn only_a_project_with_tracking_can_say_where_to_unsubscribe() {
+    let mut shop = shop();
+    shop["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] = json!("Stop: {{ unsubscribe_url }}");
+    let findings = compile(shop.clone()).unwrap_err();
+    assert!(findings.iter().any(|f| f.problem.contains("unknown variable `unsubscribe_url`")), "{findings:?}");
+    for base_url in
+        ["https://links.example", "https://shop.example:8443/l/", "http://127.0.0.1:8080", "http://[::1]:1/x"]
+    {
+        shop["project"]["tracking"] = tracked(json!({"base_url": base_url}));
+        let shop = compile(shop.clone()).unwrap_or_else(|findings| panic!("{base_url}: {findings:?}"));
+        let context = delivery_context(&json!({"order": {"number": "1", "total": 2}, "total": 2}), &Profile::default());
+        let said = shop.render("order_placed", Channel::Sms, Some("en"), &context).unwrap().variant.text.unwrap();
+        assert_eq!(said, "Stop: unsubscribe-url.bellwether.invalid");
+    }
 }
 
 #[test]
@@ -383,4 +415,30 @@ proptest! {
             prop_assert!(!finding.remedy.is_empty());
         }
     }
+}
+
+#[test]
+fn what_a_text_message_costs_is_remarked_and_refuses_nothing() {
+    let remarks = |text: &str, name: &str| {
+        let mut document = shop();
+        document["templates"]["order_placed"]["sample"]["name"] = name.into();
+        document["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] = text.into();
+        let remarks = compiled(document).unwrap().remarks().to_vec();
+        remarks.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    let path = "templates.order_placed.channels.sms.en.text";
+    assert_eq!(remarks("Hi ñ €", ""), Vec::<String>::new());
+    assert_eq!(remarks(&"a".repeat(160), ""), Vec::<String>::new());
+    let words =
+        "the message of the sample makes 2 segments, GSM-7, each of which is billed; 160 of its 161 units fit into one";
+    assert_eq!(remarks(&"a".repeat(161), ""), [format!("{path}: {words}")]);
+    let words = "`’` (U+2019) alone makes UCS-2 of a GSM-7 text (1 segment, UCS-2); another character leaves room for 160 instead of 70";
+    assert_eq!(remarks("Hi,\nit’s ’s", ""), [format!("{path}:2:3: {words}")]);
+    // A character of the sample's has no place in the text; several characters are the language's own.
+    let words = "`í` (U+00ED) alone makes UCS-2 of a GSM-7 text (1 segment, UCS-2); another character leaves room for 160 instead of 70";
+    assert_eq!(remarks("Hi {{ name }}", "María"), [format!("{path}: {words}")]);
+    assert_eq!(remarks("Está aquí", ""), Vec::<String>::new());
+    let words =
+        "the message of the sample makes 2 segments, UCS-2, each of which is billed; 70 of its 72 units fit into one";
+    assert_eq!(remarks(&"áí".repeat(36), ""), [format!("{path}: {words}")]);
 }

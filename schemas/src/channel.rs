@@ -61,12 +61,13 @@ impl FromStr for Channel {
 }
 
 /// Urgent is never behind bulk (law 4): every hop has both lanes and serves the transactional one first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
     /// One-time codes, receipts, alerts: what a member waits for.
     Transactional,
     /// Everything that may wait: campaigns, digests, tips.
+    #[default]
     Bulk,
 }
 

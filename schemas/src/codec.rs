@@ -5,7 +5,8 @@
 //! came later take their serde default. `schemas/tests/evolution.rs` refuses an incompatible change.
 
 use crate::records::{
-    DeadLetter, Decision, DefinitionSet, Delivery, Event, MemberCommand, Notification, Receipt, Record, Scheduled,
+    DeadLetter, Decision, DefinitionSet, Delivery, Event, MemberCommand, Notification, ProviderHealth, Receipt, Record,
+    Scheduled,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_avro_fast::{
@@ -75,13 +76,14 @@ macro_rules! encoded {
 encoded! {
     Event, "event";
     MemberCommand, "member_command", "1";
-    Notification, "notification", "1";
+    Notification, "notification", "2", "1";
     Delivery, "delivery", "1";
     Receipt, "receipt", "1";
     Scheduled, "scheduled";
-    Decision, "decision", "1";
+    Decision, "decision", "2", "1";
     DeadLetter, "dead_letter";
     DefinitionSet, "definition_set";
+    ProviderHealth, "provider_health";
 }
 
 /// What is wrong with bytes that should be a record.
@@ -162,6 +164,7 @@ impl Record {
             Self::Receipt(r) => encode(r),
             Self::Decision(r) => encode(r),
             Self::DeadLetter(r) => encode(r),
+            Self::Health(r) => encode(r),
             Self::Later(due, record) => {
                 let payload = record.encode()?;
                 let topic = record.topic().name();

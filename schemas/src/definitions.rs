@@ -3,7 +3,7 @@
 
 use crate::{Channel, Lane};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// All that a project defines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Definitions {
 }
 
 /// A tenant: its name and defaults.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Project {
     /// 1 to 63 of `[a-z0-9-]`, beginning with a letter.
@@ -30,6 +30,178 @@ pub struct Project {
     /// Region (ISO 3166-1 alpha-2) for phones without a country code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_region: Option<String>,
+    /// Time zone (IANA name) of members who have none of their own; absent means UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// When members are not to be disturbed, by the clock on their wall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet_hours: Option<QuietHours>,
+    /// Days (`YYYY-MM-DD`) on which nothing of the bulk lane goes out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holidays: Vec<String>,
+    /// How many messages a member gets at most, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub caps: BTreeMap<String, Cap>,
+    /// How links are followed and openings seen; absent: neither is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
+}
+
+/// A part of the day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuietHours {
+    /// First minute, `HH:MM`.
+    pub from: String,
+    /// First minute that is none of it, `HH:MM`; before `from`, it is the next morning's.
+    pub to: String,
+}
+
+/// When a flow's messages may go out, by the clock on the member's wall.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// First minute, `HH:MM`.
+    pub from: String,
+    /// First minute that is none of it, `HH:MM`, later than `from`.
+    pub to: String,
+    /// Days of the week; none named means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub days: Vec<Weekday>,
+}
+
+/// A day of the week.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Weekday {
+    Monday,
+    Tuesday,
+    Wednesday,
+    Thursday,
+    Friday,
+    Saturday,
+    Sunday,
+}
+
+impl Weekday {
+    /// All of them, as ISO 8601 counts.
+    pub const ALL: [Self; 7] =
+        [Self::Monday, Self::Tuesday, Self::Wednesday, Self::Thursday, Self::Friday, Self::Saturday, Self::Sunday];
+
+    /// The name in definitions.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Monday => "monday",
+            Self::Tuesday => "tuesday",
+            Self::Wednesday => "wednesday",
+            Self::Thursday => "thursday",
+            Self::Friday => "friday",
+            Self::Saturday => "saturday",
+            Self::Sunday => "sunday",
+        }
+    }
+}
+
+/// How many messages of some categories a member gets at most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cap {
+    /// So many.
+    pub most: u32,
+    /// Within which time.
+    pub per: Per,
+    /// Categories that count, and that it holds back. A message of another category is never held back by it.
+    pub categories: Vec<String>,
+    /// Channels that count; none named means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<Channel>,
+    /// What becomes of a message that is one too many.
+    #[serde(default)]
+    pub exceed: Exceed,
+    /// Priority → so many of the places are kept for messages of at least that priority, so that the less important do not starve them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keep: BTreeMap<u8, u32>,
+}
+
+/// The time of a [`Cap`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Per {
+    /// A day of the member's calendar.
+    Day,
+    /// A week of the member's calendar, from Monday.
+    Week,
+    /// So many hours before now.
+    Hours(u32),
+}
+
+/// See [`Cap::exceed`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exceed {
+    /// It is not sent.
+    #[default]
+    Drop,
+    /// It waits until there is room, unless it expires before.
+    Defer,
+}
+
+/// Links of messages that lead through us, so that openings, clicks and wishes to unsubscribe become receipts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracking {
+    /// Public address of the project's tracking domain, which leads to the HTTP role; links begin with it.
+    pub base_url: String,
+    /// What links are sealed with.
+    pub key: Secret,
+    /// Keys that links were sealed with before: those open still, nothing new is sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous_keys: Vec<Secret>,
+    /// E-mail carries a picture that tells when it is opened.
+    #[serde(default = "yes")]
+    pub opens: bool,
+    /// Links tell when they are followed.
+    #[serde(default = "yes")]
+    pub clicks: bool,
+    /// Whose messages carry such links and report their delivery.
+    #[serde(default = "Tracking::default_channels")]
+    pub channels: Vec<Channel>,
+    /// Whose e-mail offers to unsubscribe by one click (RFC 8058).
+    #[serde(default = "Tracking::default_unsubscribe")]
+    pub unsubscribe: Vec<Lane>,
+}
+
+impl Tracking {
+    /// What a text says in place of `{{ unsubscribe_url }}` until the delivery's own link takes its place. It needs no escaping in any text.
+    pub const UNSUBSCRIBE_PLACE: &str = "unsubscribe-url.bellwether.invalid";
+
+    /// [`Self::channels`] where it is absent: all that have links but SMS, whose length costs money.
+    #[must_use]
+    pub fn default_channels() -> Vec<Channel> {
+        vec![Channel::Email, Channel::Whatsapp, Channel::Telegram, Channel::WebPush, Channel::AppPush]
+    }
+
+    /// [`Self::unsubscribe`] where it is absent.
+    #[must_use]
+    pub fn default_unsubscribe() -> Vec<Lane> {
+        vec![Lane::Bulk]
+    }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// Where a secret is to be had: definitions and configuration name a place, never the value (law 8). The doors fetch it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Secret {
+    /// An environment variable.
+    Env(String),
+    /// A file; a line break at its end is dropped.
+    File(PathBuf),
 }
 
 /// An account at a provider, which serves one channel.
@@ -37,6 +209,10 @@ pub struct Project {
 pub struct Provider {
     /// Which connector, such as `smtp`; it decides the channel.
     pub kind: String,
+    /// Its part of the channel's addresses beside the channel's other providers: an address stays with one provider for as long as that
+    /// may be called. 0 takes over only where no other can.
+    #[serde(default = "default_weight", skip_serializing_if = "is_default_weight")]
+    pub weight: u32,
     /// Messages per second that the whole cluster may send by this account; absent means no limit of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_second: Option<u32>,
@@ -58,12 +234,23 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// [`Self::weight`] where it is absent.
+    pub const DEFAULT_WEIGHT: u32 = 1;
     /// [`Self::max_in_flight`] where it is absent.
     pub const DEFAULT_MAX_IN_FLIGHT: u32 = 64;
     /// [`Self::max_attempts`] where it is absent.
     pub const DEFAULT_MAX_ATTEMPTS: u32 = 8;
     /// [`Self::backoff_ms`] where it is absent.
     pub const DEFAULT_BACKOFF_MS: u64 = 5_000;
+}
+
+const fn default_weight() -> u32 {
+    Provider::DEFAULT_WEIGHT
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so.
+const fn is_default_weight(weight: &u32) -> bool {
+    *weight == Provider::DEFAULT_WEIGHT
 }
 
 const fn default_in_flight() -> u32 {
@@ -287,14 +474,34 @@ const fn default_version() -> i32 {
     Flow::DEFAULT_VERSION
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so.
+const fn is_default_priority(priority: &u8) -> bool {
+    *priority == 0
+}
+
 /// The notify step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Notify {
     /// Template by name.
     pub template: String,
     /// Lane.
     pub lane: Lane,
+    /// What kind of message it is, for caps: `transactional` or `marketing` by the lane where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<String>,
+    /// 0 to 9: the greater, the more important, where a cap keeps places.
+    #[serde(default, skip_serializing_if = "is_default_priority")]
+    pub priority: u8,
+    /// Whether the member's quiet hours and the project's holidays are kept; by default in the bulk lane alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet: Option<bool>,
+    /// When it may go out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+    /// The flow's messages leave evenly over so many seconds, each member's at its own moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread_seconds: Option<u64>,
     /// Channels to choose from, in order; empty leaves it to the member's preference.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<Channel>,

@@ -24,21 +24,16 @@ pub struct Address {
     /// When the member last wrote to us from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heard: Option<Timestamp>,
-    /// How often in a row nobody was to be reached there.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub missed: u32,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so.
-const fn is_zero(count: &u32) -> bool {
-    *count == 0
+    /// When nobody was to be reached there, of late and in a row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub misses: Vec<Timestamp>,
 }
 
 impl Address {
     /// An address that may be used.
     #[must_use]
     pub const fn active(address: String, since: Timestamp) -> Self {
-        Self { address, state: AddressState::Active, reason: String::new(), since, heard: None, missed: 0 }
+        Self { address, state: AddressState::Active, reason: String::new(), since, heard: None, misses: Vec::new() }
     }
 }
 

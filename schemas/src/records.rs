@@ -113,6 +113,9 @@ pub struct Notification {
     pub accepted_at: Timestamp,
     /// The event's data, a JSON value.
     pub data: String,
+    /// How often it was deferred.
+    #[serde(default)]
+    pub round: i32,
 }
 
 /// A notification on one channel to one address, with all that rendering needs.
@@ -385,6 +388,10 @@ pub enum Outcome {
     NoTemplate,
     /// No provider is defined for a usable channel.
     NoProvider,
+    /// The member was sent as much as a cap allows.
+    Capped,
+    /// Not now: it is decided again later.
+    Deferred,
 }
 
 impl Outcome {
@@ -403,6 +410,8 @@ impl Outcome {
             Self::Suppressed => "suppressed",
             Self::NoTemplate => "no_template",
             Self::NoProvider => "no_provider",
+            Self::Capped => "capped",
+            Self::Deferred => "deferred",
         }
     }
 }
@@ -502,6 +511,52 @@ pub struct DefinitionSet {
     pub document: String,
 }
 
+/// How an account at a provider stands, as one instance found it by calling: every instance acts on it (pacing of the whole cluster
+/// without a coordinator). The newest of a provider stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProviderHealth {
+    /// Project.
+    pub project: String,
+    /// Provider by its name in the definitions.
+    pub provider: String,
+    /// Hash of the provider's definition: what was found of other settings says nothing of these.
+    pub settings: String,
+    /// The instance that found it.
+    pub instance: String,
+    /// When.
+    pub at: Timestamp,
+    /// What it found.
+    pub standing: Standing,
+    /// Until when nothing is sent; absent where it may be.
+    pub until: Option<Timestamp>,
+    /// In words: what the provider said.
+    pub detail: String,
+}
+
+/// Whether an account may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Yes.
+    Ok,
+    /// Not yet: it told us to wait.
+    Held,
+    /// No: it refuses our account, or fails too often. Others take its messages, and one call at a time tries it again.
+    Stopped,
+}
+
+impl Standing {
+    /// The name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Held => "held",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// A record on its way to the log, still typed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
@@ -517,6 +572,8 @@ pub enum Record {
     Decision(Decision),
     /// To `dead-letters`.
     DeadLetter(DeadLetter),
+    /// To `providers`.
+    Health(ProviderHealth),
     /// To `scheduled`: emit the record when it is due.
     Later(Timestamp, Box<Record>),
     /// A record that is already encoded, to its topic: what was scheduled, or is replayed.
@@ -541,6 +598,7 @@ impl Record {
             Self::Receipt(_) => Topic::Receipts,
             Self::Decision(_) => Topic::Decisions,
             Self::DeadLetter(_) => Topic::DeadLetters,
+            Self::Health(_) => Topic::Providers,
             Self::Later(..) => Topic::Scheduled,
             Self::Encoded { topic, .. } => *topic,
         }
@@ -557,6 +615,7 @@ impl Record {
             Self::Receipt(r) => member(&r.project, &r.member),
             Self::Decision(r) => member(&r.project, &r.member),
             Self::DeadLetter(r) => r.id.0.as_bytes().to_vec(),
+            Self::Health(r) => member(&r.project, &r.provider),
             Self::Later(_, record) => record.key(),
             Self::Encoded { key, .. } => key.clone(),
         }

@@ -1,11 +1,11 @@
 //! The tables, one row struct each. `infra/cql` holds the same tables as CQL; a test compares the two.
 
-use crate::{Timestamp, row};
+use crate::{Channel, Timestamp, row, rows::Read};
 use uuid::Uuid;
 
 row! {
-    /// All that route needs of a member, in one partition: the profile (`kind` = [`PROFILE`], `id` empty) and one claim a recent
-    /// notification (`kind` = [`CLAIM`], `id` = notification). Fenced by the offset (plus one) of the record that caused the write.
+    /// All that route needs of a member, in one partition: the profile (`kind` = [`PROFILE`], `id` empty), one claim a recent
+    /// notification (`kind` = [`CLAIM`], `id` = notification) and what was sent lately (`kind` = [`SENT`], `id` = lane). Fenced by the offset (plus one) of the record that caused the write.
     MemberRow in "members" fenced {
         partition {
             /// Project.
@@ -40,7 +40,8 @@ row! {
             applied: Option<i64>,
             /// Claim: position of the claimant (law 2), `topic/partition/offset`.
             position: Option<String>,
-            /// Claim: the decision as it was taken, JSON; a redelivery emits it again, unchanged.
+            /// Claim: the decision as it was taken, JSON; a redelivery emits it again, unchanged. Sent: JSON list of what was decided to be sent,
+            /// as far as caps may count it, oldest first.
             decision: Option<String>,
         }
     }
@@ -72,6 +73,8 @@ impl MemberRow {
 
 /// `kind` of a member's profile.
 pub const PROFILE: &str = "profile";
+/// `kind` of what the member was sent lately, in the lane that `id` names.
+pub const SENT: &str = "sent";
 /// `kind` of a notification's claim.
 pub const CLAIM: &str = "claim";
 
@@ -156,6 +159,51 @@ row! {
             /// Since when.
             since: Timestamp,
         }
+    }
+}
+
+row! {
+    /// An address that is not to be used, whoever has it or will have it. Not fenced: it is about no member, so no partition's offsets order
+    /// its writes; the last word stands.
+    SuppressionRow in "suppressions" {
+        partition {
+            /// Project.
+            project: String,
+            /// Channel.
+            channel: String,
+            /// See [`SuppressionRow::shard_of`]: spreads a channel's list, so that no partition grows without bound.
+            shard: i64,
+        }
+        clustering {
+            /// Address in the channel's normal form.
+            address: String,
+        }
+        columns {
+            /// Why, in words; empty where nobody said.
+            reason: String,
+            /// Who said so: `provider NAME`, `operator KEY`, `import KEY`.
+            source: String,
+            /// Since when.
+            since: Timestamp,
+        }
+    }
+}
+
+/// Partitions of one channel's suppressions.
+pub const SUPPRESSION_SHARDS: i64 = 16;
+
+impl SuppressionRow {
+    /// The shard of an address: its hash modulo [`SUPPRESSION_SHARDS`].
+    #[must_use]
+    pub fn shard_of(address: &str) -> i64 {
+        let shards = SUPPRESSION_SHARDS.cast_unsigned();
+        (crate::topics::hash(address.as_bytes()) % shards).cast_signed()
+    }
+
+    /// Reads what the list says of an address.
+    #[must_use]
+    pub fn of(project: &str, channel: Channel, address: &str) -> Read {
+        Self::read_one(project, channel.name(), Self::shard_of(address), address)
     }
 }
 
@@ -331,6 +379,7 @@ pub fn all() -> Vec<&'static crate::rows::Table> {
         ImportRejectRow::TABLE,
         AddressRow::TABLE,
         LinkRow::TABLE,
+        SuppressionRow::TABLE,
     ]
 }
 

@@ -25,6 +25,8 @@ pub enum Topic {
     DeadLetters,
     /// Published definitions, newest per project.
     Definitions,
+    /// How providers stand, newest per provider: what one instance finds, all act on.
+    Providers,
 }
 
 /// How long a topic keeps its records.
@@ -45,7 +47,14 @@ impl Topic {
         let mut all = vec![Self::Events, Self::Members];
         all.extend(Lane::ALL.map(Self::Notifications));
         all.extend(Channel::ALL.iter().flat_map(|c| Lane::ALL.map(|l| Self::Deliveries(*c, l))));
-        all.extend([Self::Receipts, Self::Scheduled, Self::Decisions, Self::DeadLetters, Self::Definitions]);
+        all.extend([
+            Self::Receipts,
+            Self::Scheduled,
+            Self::Decisions,
+            Self::DeadLetters,
+            Self::Definitions,
+            Self::Providers,
+        ]);
         all
     }
 
@@ -76,6 +85,7 @@ impl Topic {
             Self::Decisions => "decisions",
             Self::DeadLetters => "dead-letters",
             Self::Definitions => "definitions",
+            Self::Providers => "providers",
         }
     }
 
@@ -83,17 +93,17 @@ impl Topic {
     #[must_use]
     pub const fn retention(self) -> Retention {
         match self {
-            Self::Definitions => Retention::Compact,
+            Self::Definitions | Self::Providers => Retention::Compact,
             Self::DeadLetters => Retention::Delete(DAY.saturating_mul(30)),
             _ => Retention::Delete(DAY.saturating_mul(7)),
         }
     }
 
-    /// `definitions` is small and read whole by every process: one partition. All others have the configured count.
+    /// `definitions` and `providers` are small and read whole by every process: one partition. All others have the configured count.
     #[must_use]
     pub const fn partitions(self, configured: u32) -> u32 {
         match self {
-            Self::Definitions => 1,
+            Self::Definitions | Self::Providers => 1,
             _ => configured,
         }
     }

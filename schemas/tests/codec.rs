@@ -104,7 +104,7 @@ record!(member_command: MemberCommand {
 record!(notification: Notification {
     id: id(NotificationId), project: text(), member: text(), event: id(EventId), event_type: text(), flow: text(),
     flow_version: any::<i32>(), step: any::<i32>();
-    template: text(), lane: lane(), channels: vec(channel(), 0..5), expires_at: optional(at()), accepted_at: at(), data: text(),
+    template: text(), lane: lane(), channels: vec(channel(), 0..5), expires_at: optional(at()), accepted_at: at(), data: text(), round: any::<i32>(),
 });
 record!(delivery: Delivery {
     id: id(DeliveryId), notification: id(NotificationId), project: text(), member: text(), event_type: text(),

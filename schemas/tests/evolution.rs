@@ -9,7 +9,7 @@ use bellwether_schemas::{
     ids::EntryId,
     records::{
         DeadLetter, Decision, DefinitionSet, Delivery, ErrorKind, Event, Header, MemberAction, MemberCommand,
-        Notification, Outcome, Reason, Receipt, ReceiptKind, Scheduled, Verdict,
+        Notification, Outcome, ProviderHealth, Reason, Receipt, ReceiptKind, Scheduled, Standing, Verdict,
     },
 };
 use serde_json::{Value, json};
@@ -74,7 +74,7 @@ impl Released for MemberCommand {
 }
 
 impl Released for Notification {
-    fn sample(_version: u32) -> Self {
+    fn sample(version: u32) -> Self {
         Self {
             id: notification_id(),
             project: "shop".into(),
@@ -90,6 +90,7 @@ impl Released for Notification {
             expires_at: Some(LATER),
             accepted_at: ACCEPTED,
             data: r#"{"total":"12.50 €"}"#.into(),
+            round: if version < 3 { 0 } else { 2 },
         }
     }
 }
@@ -204,6 +205,21 @@ impl Released for DefinitionSet {
     }
 }
 
+impl Released for ProviderHealth {
+    fn sample(_version: u32) -> Self {
+        Self {
+            project: "shop".into(),
+            provider: "mail".into(),
+            settings: "9a3f".into(),
+            instance: "node-1".into(),
+            at: ACCEPTED,
+            standing: Standing::Held,
+            until: Some(LATER),
+            detail: "429: too many requests".into(),
+        }
+    }
+}
+
 /// Calls a check with each record type that has a codec.
 macro_rules! for_each_record {
     ($check:ident) => {
@@ -216,9 +232,10 @@ macro_rules! for_each_record {
         $check::<Decision>();
         $check::<DeadLetter>();
         $check::<DefinitionSet>();
+        $check::<ProviderHealth>();
     };
 }
-const RECORDS: usize = 9;
+const RECORDS: usize = 10;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)

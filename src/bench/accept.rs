@@ -3,7 +3,7 @@
 use crate::{
     bench::{Figure, Ground, Options, usage::Start},
     demo::world::World,
-    runtime::sinks::Sinks,
+    runtime::{clock::Clock, sinks::Sinks},
     serve::{Instance, Role},
 };
 use anyhow::{Context as _, ensure};
@@ -24,7 +24,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let scratch = tempfile::tempdir()?;
     let mut world = World::start(scratch.path(), "bench").await?;
     world.configure(&mut config);
-    let sinks = Sinks::new(metrics.clone());
+    let sinks = Sinks::new(metrics.clone(), Clock::system());
     let mut instance =
         Instance::start_on(&config, &BTreeSet::from([Role::Http]), backends, metrics.clone(), sinks).await?;
     world.connect(instance.address.context("the API does not listen")?);

@@ -10,7 +10,10 @@ use crate::{
     demo::accounts::Accounts,
     metrics::Metrics,
     receivers::{HttpOptions, http::Call},
-    runtime::sinks::{Build, Sinks},
+    runtime::{
+        clock::Clock,
+        sinks::{Build, Sinks},
+    },
 };
 use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
@@ -116,7 +119,7 @@ async fn pipeline(asked: &Channel, load: &Load, messages: u64, watch: &Watch) ->
         let sink = channels::build(&provider.kind, &provider.settings)?;
         Ok(Arc::new(Watched { sink, watch: watching.clone() }) as Arc<dyn Sink>)
     });
-    let sinks = Sinks::with(ground.metrics.clone(), build);
+    let sinks = Sinks::with(ground.metrics.clone(), Clock::system(), build);
     drain(ground, sinks, messages, load, what).await
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     bench::{Figure, Ground, Options, PATIENCE, usage::Start},
     metrics::Metrics,
-    runtime::{clock::Clock, definitions::published, sinks::Sinks},
+    runtime::{clock::Clock, sinks::Sinks},
     serve::{Instance, Role, lag},
 };
 use anyhow::{Context as _, ensure};
@@ -17,7 +17,7 @@ use bellwether_schemas::{
     Channel, Timestamp, Topic,
     codec::encode,
     member::{Address, Profile},
-    records::Event,
+    records::{DefinitionSet, Event},
     rows::Row,
 };
 use serde_json::{Map, Value, json};
@@ -55,7 +55,8 @@ pub async fn to_nothing(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let ground = Ground::open(options).await?;
     let what = format!("drain, {}, to a no-op", ground.name());
     let settings = json!({"host": "127.0.0.1", "port": 25, "security": "none", "from_address": "a@example.com"});
-    let sinks = Sinks::with(ground.metrics.clone(), Box::new(|_| Ok(Arc::new(Nothing) as Arc<dyn Sink>)));
+    let sinks =
+        Sinks::with(ground.metrics.clone(), Clock::system(), Box::new(|_| Ok(Arc::new(Nothing) as Arc<dyn Sink>)));
     let addresses = (0..MEMBERS).map(|n| format!("m{n}@example.com")).collect();
     let settings = settings.as_object().cloned().unwrap_or_default();
     let load = Load { kind: smtp::KIND, settings, size: 300, in_flight: 1_024, addresses };
@@ -95,7 +96,13 @@ pub(super) async fn drain(
         }},
     });
     let (log, store, clock) = (&ground.backends.log, &ground.backends.store, Clock::system());
-    let set = published(PROJECT, 1, "bench", document.to_string(), &clock);
+    let set = DefinitionSet {
+        project: PROJECT.into(),
+        version: 1,
+        published_at: clock.now(),
+        actor: "bench".into(),
+        document: document.to_string(),
+    };
     log.append(vec![append(Topic::Definitions, PROJECT.as_bytes().to_vec(), encode(&set)?)]).await?;
     let members: Vec<u64> = (0..MEMBERS.min(messages)).collect();
     for some in members.chunks(500) {

@@ -37,6 +37,8 @@ pub struct Apply {
 struct Published {
     version: i32,
     document: Definitions,
+    #[serde(default)]
+    remarks: Vec<Found>,
 }
 
 /// The part of a problem document that we need (RFC 9457).
@@ -49,7 +51,7 @@ struct Problem {
     findings: Vec<Found>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Found {
     field: String,
     #[serde(default)]
@@ -58,6 +60,12 @@ struct Found {
     column: Option<u32>,
     problem: String,
     remedy: String,
+}
+
+impl From<Found> for Finding {
+    fn from(Found { field: path, line, column, problem, remedy }: Found) -> Self {
+        Self { path, line, column, problem, remedy }
+    }
 }
 
 impl Apply {
@@ -79,9 +87,14 @@ impl Apply {
             return Ok(version);
         }
         say(&changes)?;
+        say(&remarked(loaded.compiled.remarks(), &loaded))?;
         self.confirm(&document.project.name, version)?;
         let (status, body) = self.call(Method::PUT, Some((document, version))).await?;
         let published: Published = answer(status, &body, &loaded)?;
+        // What this end found itself was said before it asked.
+        let remarks: Vec<Finding> = published.remarks.iter().cloned().map(Finding::from).collect();
+        let news: Vec<Finding> = remarks.into_iter().filter(|one| !loaded.compiled.remarks().contains(one)).collect();
+        say(&remarked(&news, &loaded))?;
         let served = if status == StatusCode::ACCEPTED { ", not yet served" } else { "" };
         say(&format!("published version {} of `{}`{served}\n", published.version, document.project.name))?;
         Ok(published.version)
@@ -137,12 +150,19 @@ fn answer<T: DeserializeOwned>(status: StatusCode, body: &[u8], loaded: &Loaded)
     let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
         bail!("the API answered {status}: check --url");
     };
-    let findings = problem.findings.into_iter().map(|Found { field: path, line, column, problem, remedy }| {
-        let finding = Finding { path, line, column, problem, remedy };
-        loaded.locate(&finding).map_or_else(|| format!("{finding}\n"), |located| format!("{located}\n"))
-    });
-    let findings: String = findings.collect();
+    let findings: String =
+        problem.findings.into_iter().map(|found| format!("{}\n", located(&Finding::from(found), loaded))).collect();
     bail!("{findings}{}\n  remedy: {}", problem.detail, problem.remedy)
+}
+
+/// What is allowed and yet worth a look, one line each.
+fn remarked(remarks: &[Finding], loaded: &Loaded) -> String {
+    remarks.iter().map(|remark| format!("remark: {}\n", located(remark, loaded))).collect()
+}
+
+/// In words, at its place in the folder where it has one.
+fn located(finding: &Finding, loaded: &Loaded) -> String {
+    loaded.locate(finding).map_or_else(|| finding.to_string(), |located| located.to_string())
 }
 
 /// Prints; a reader that has gone (`| head`) is an error that ends the work, not a panic.

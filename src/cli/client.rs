@@ -3,7 +3,7 @@
 use crate::http::problem::ProblemDocument;
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use reqwest::{Method, RequestBuilder, Url, header};
+use reqwest::{Method, RequestBuilder, Response, Url, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{path::PathBuf, time::Duration};
@@ -109,17 +109,26 @@ impl Client {
 
     /// Sends a request and returns the body of a good answer.
     pub(super) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Vec<u8>> {
-        let unreachable = || format!("no answer from {}: is `bellwether serve` running there?", self.base);
-        let response = request.header(header::ACCEPT, "application/json").send().await.with_context(unreachable)?;
+        Ok(self.open(request).await?.bytes().await.with_context(|| self.unreachable())?.to_vec())
+    }
+
+    /// Sends a request and returns a good answer, its body not yet read.
+    pub(super) async fn open(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.header(header::ACCEPT, "application/json").send().await;
+        let response = response.with_context(|| self.unreachable())?;
         let status = response.status();
-        let body = response.bytes().await.with_context(unreachable)?;
         if status.is_success() {
-            return Ok(body.to_vec());
+            return Ok(response);
         }
+        let body = response.bytes().await.with_context(|| self.unreachable())?;
         Err(match serde_json::from_slice::<ProblemDocument>(&body) {
             Ok(problem) => anyhow!("{}\n  remedy: {}", problem.detail, problem.remedy),
             Err(_) => anyhow!("{} answered {status}: is this the address of Bellwether?", self.base),
         })
+    }
+
+    fn unreachable(&self) -> String {
+        format!("no answer from {}: is `bellwether serve` running there?", self.base)
     }
 }
 

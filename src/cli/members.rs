@@ -63,13 +63,23 @@ pub enum Action {
     },
 }
 
-/// How a file of members is written.
+/// How a file of members or suppressions is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FileFormat {
     /// Comma-separated values with a header line.
     Csv,
     /// One JSON object a line.
     Ndjson,
+}
+
+impl FileFormat {
+    /// The name in the API.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Ndjson => "ndjson",
+        }
+    }
 }
 
 impl Members {
@@ -92,7 +102,9 @@ impl Members {
                 print_json(&answer)
             }
             Action::Delete { id } => client.delete(&path(&id)).await,
-            Action::Import { file, format } => import(&client, &file, format, self.connection.json).await,
+            Action::Import { file, format } => {
+                import(&client, "/v1/members/import", &file, format, self.connection.json).await
+            }
         }
     }
 }
@@ -116,11 +128,15 @@ fn format_of(file: &Path) -> anyhow::Result<FileFormat> {
     }
 }
 
-async fn import(client: &Client, file: &Path, format: Option<FileFormat>, as_json: bool) -> anyhow::Result<()> {
-    let format = match format.map_or_else(|| format_of(file), Ok)? {
-        FileFormat::Csv => "csv",
-        FileFormat::Ndjson => "ndjson",
-    };
+/// Uploads a file to an import of the API, and tells what became of it.
+pub(super) async fn import(
+    client: &Client,
+    path: &str,
+    file: &Path,
+    format: Option<FileFormat>,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let format = format.map_or_else(|| format_of(file), Ok)?.name();
     let id = Uuid::now_v7();
     let opened = tokio::fs::File::open(file).await.with_context(|| file.display().to_string())?;
     let bar = ProgressBar::new(opened.metadata().await?.len());
@@ -133,7 +149,7 @@ async fn import(client: &Client, file: &Path, format: Option<FileFormat>, as_jso
             read.set_message("sent; waiting until it is applied");
         }
     });
-    let request = client.request(Method::POST, "/v1/members/import", &[("format", format)])?;
+    let request = client.request(Method::POST, path, &[("format", format)])?;
     let request = request.header(IMPORT_ID.as_str(), id.to_string()).body(Body::wrap_stream(upload));
     let answer = client.send(request).await;
     bar.finish_and_clear();

@@ -1,19 +1,22 @@
 //! Commands that are clients of the HTTP API: what they do anybody can do with curl. They open neither log nor store.
 //!
-//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`]; [`mask`] hides
+//! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`explain`], [`dead_letters`], [`members`], [`suppressions`], [`channels`]; [`mask`] hides
 //! addresses from whoever looks over the shoulder.
 
 pub mod apply;
+pub mod channels;
 pub mod client;
 pub mod dead_letters;
 pub mod explain;
 pub mod mask;
 pub mod members;
+pub mod suppressions;
 
 pub use client::Connection;
 pub use dead_letters::DeadLetters;
 pub use explain::Explain;
 pub use members::Members;
+pub use suppressions::Suppressions;
 
 use serde::Serialize;
 use std::io::Write;
@@ -30,6 +33,10 @@ pub enum Client {
     DeadLetters(DeadLetters),
     /// Get, put, delete and import members.
     Members(Members),
+    /// Show how the providers of each channel stand, send test messages, and list templates at Meta.
+    Channel(channels::Channel),
+    /// List, add, remove, export and import suppressed addresses.
+    Suppressions(Suppressions),
 }
 
 impl Client {
@@ -43,6 +50,8 @@ impl Client {
             Self::Explain(command) => command.run().await,
             Self::DeadLetters(command) => command.run().await,
             Self::Members(command) => command.run().await,
+            Self::Channel(command) => command.run().await,
+            Self::Suppressions(command) => command.run().await,
         }
     }
 }

@@ -9,8 +9,8 @@ use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
     definitions::{
-        ApprovedTemplate, Attachment, Button, Flow, Media, MediaKind, Notify, OnAmbiguous, Project, Provider, Template,
-        Variant,
+        ApprovedTemplate, Attachment, Button, Cap, Exceed, Flow, Media, MediaKind, Notify, OnAmbiguous, Per, Project,
+        Provider, QuietHours, Secret, Template, Tracking, Variant, Weekday, Window,
     },
 };
 use serde_json::{Map, Value};
@@ -140,6 +140,10 @@ impl Reader {
         self.choice(node, "channel", &Channel::ALL.map(|channel| (channel.name(), channel)))
     }
 
+    fn lane(&mut self, node: &Node) -> Option<Lane> {
+        self.choice(node, "lane", &Lane::ALL.map(|lane| (lane.name(), lane)))
+    }
+
     fn json(&mut self, node: &Node) -> Option<Map<String, Value>> {
         Some(Node::json_map(self.entries(node)))
     }
@@ -152,12 +156,104 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        let fields = self.fields(node, &["name", "default_locale", "default_region"]);
+        const FIELDS: [&str; 8] =
+            ["name", "default_locale", "default_region", "time_zone", "quiet_hours", "holidays", "caps", "tracking"];
+        let fields = self.fields(node, &FIELDS);
         Project {
             name: self.required(&fields, "name", Self::text),
             default_locale: self.required(&fields, "default_locale", Self::text),
             default_region: self.optional(&fields, "default_region", Self::text),
+            time_zone: self.optional(&fields, "time_zone", Self::text),
+            quiet_hours: self.optional(&fields, "quiet_hours", |r, n| {
+                let fields = r.fields(n, &["from", "to"]);
+                Some(QuietHours {
+                    from: r.required(&fields, "from", Self::text),
+                    to: r.required(&fields, "to", Self::text),
+                })
+            }),
+            holidays: self.optional(&fields, "holidays", |r, n| r.list(n, Self::text)).unwrap_or_default(),
+            caps: self
+                .optional(&fields, "caps", |r, n| {
+                    Some(r.entries(n).iter().map(|entry| (entry.key.clone(), r.cap(&entry.value))).collect())
+                })
+                .unwrap_or_default(),
+            tracking: self.optional(&fields, "tracking", Self::tracking),
         }
+    }
+
+    /// `None` where its key cannot be read, which has been told.
+    fn tracking(&mut self, node: &Node) -> Option<Tracking> {
+        const FIELDS: [&str; 7] = ["base_url", "key", "previous_keys", "opens", "clicks", "channels", "unsubscribe"];
+        let fields = self.fields(node, &FIELDS);
+        let base_url = self.required(&fields, "base_url", Self::text);
+        let key = self.required(&fields, "key", |r, n| Some(r.secret(n)));
+        Some(Tracking {
+            base_url,
+            previous_keys: self.optional(&fields, "previous_keys", |r, n| r.list(n, Self::secret)).unwrap_or_default(),
+            opens: self.optional(&fields, "opens", Self::boolean).unwrap_or(true),
+            clicks: self.optional(&fields, "clicks", Self::boolean).unwrap_or(true),
+            channels: self
+                .optional(&fields, "channels", |r, n| r.list(n, Self::channel))
+                .unwrap_or_else(Tracking::default_channels),
+            unsubscribe: self
+                .optional(&fields, "unsubscribe", |r, n| r.list(n, Self::lane))
+                .unwrap_or_else(Tracking::default_unsubscribe),
+            key: key?,
+        })
+    }
+
+    /// Where a secret is to be had. What is there instead is never repeated: it may be the secret.
+    fn secret(&mut self, node: &Node) -> Option<Secret> {
+        let place = match &node.kind {
+            Kind::Map(entries) => match entries.as_slice() {
+                [Entry { key, value: Node { kind: Kind::Text(place), .. }, .. }] => Some((key.as_str(), place.clone())),
+                _ => None,
+            },
+            _ => None,
+        };
+        match place {
+            Some(("env", name)) => Some(Secret::Env(name)),
+            Some(("file", path)) => Some(Secret::File(path.into())),
+            _ => {
+                let remedy = "write `{env: NAME}` or `{file: PATH}`, never the secret itself";
+                self.error(node.at, "the place of a secret is expected", remedy);
+                None
+            }
+        }
+    }
+
+    fn cap(&mut self, node: &Node) -> Cap {
+        let fields = self.fields(node, &["most", "per", "categories", "channels", "exceed", "keep"]);
+        let exceed = [("drop", Exceed::Drop), ("defer", Exceed::Defer)];
+        Cap {
+            most: self.required(&fields, "most", Self::whole_number),
+            per: self.required(&fields, "per", |r, n| r.per(n).map(Some)).unwrap_or(Per::Day),
+            categories: self.required(&fields, "categories", |r, n| r.list(n, Self::text)),
+            channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
+            exceed: self.optional(&fields, "exceed", |r, n| r.choice(n, "policy", &exceed)).unwrap_or_default(),
+            keep: self
+                .optional(&fields, "keep", |r, n| {
+                    let mut keep = BTreeMap::new();
+                    for entry in r.entries(n) {
+                        let Ok(priority) = entry.key.parse() else {
+                            r.error(entry.at, format!("`{}` is no priority", entry.key), "write a number from 1 to 9");
+                            continue;
+                        };
+                        keep.extend(r.whole_number(&entry.value).map(|places: u32| (priority, places)));
+                    }
+                    Some(keep)
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    /// `day`, `week`, or `{hours: N}`.
+    fn per(&mut self, node: &Node) -> Option<Per> {
+        if matches!(node.kind, Kind::Map(_)) {
+            let fields = self.fields(node, &["hours"]);
+            return Some(Per::Hours(self.required(&fields, "hours", Self::whole_number)));
+        }
+        self.choice(node, "time", &[("day", Per::Day), ("week", Per::Week)])
     }
 
     /// `providers.yaml`.
@@ -167,13 +263,14 @@ impl Reader {
 
     /// Fields that are not ours are the connector's settings.
     fn provider(&mut self, node: &Node) -> Provider {
-        const OURS: [&str; 6] =
-            ["kind", "rate_per_second", "max_in_flight", "on_ambiguous", "max_attempts", "backoff_ms"];
+        const OURS: [&str; 7] =
+            ["kind", "weight", "rate_per_second", "max_in_flight", "on_ambiguous", "max_attempts", "backoff_ms"];
         let entries = self.entries(node);
         let fields = Fields { at: node.at, entries, is_map: matches!(node.kind, Kind::Map(_)) };
         let ambiguous = [("resend", OnAmbiguous::Resend), ("hold", OnAmbiguous::Hold)];
         Provider {
             kind: self.required(&fields, "kind", Self::text),
+            weight: self.optional(&fields, "weight", Self::whole_number).unwrap_or(Provider::DEFAULT_WEIGHT),
             rate_per_second: self.optional(&fields, "rate_per_second", Self::whole_number),
             max_in_flight: self
                 .optional(&fields, "max_in_flight", Self::whole_number)
@@ -322,25 +419,49 @@ impl Reader {
                 Some(node) => self.notify(node),
                 None => {
                     self.required(&fields, "notify", |_, _| Some(()));
-                    Notify {
-                        template: String::new(),
-                        lane: Lane::Bulk,
-                        channels: Vec::new(),
-                        expires_after_seconds: None,
-                    }
+                    Notify::default()
                 }
             },
         }
     }
 
     fn notify(&mut self, node: &Node) -> Notify {
-        let fields = self.fields(node, &["template", "lane", "channels", "expires_after_seconds"]);
-        let lanes = Lane::ALL.map(|lane| (lane.name(), lane));
+        const FIELDS: [&str; 9] = [
+            "template",
+            "lane",
+            "category",
+            "priority",
+            "quiet",
+            "window",
+            "spread_seconds",
+            "channels",
+            "expires_after_seconds",
+        ];
+        let fields = self.fields(node, &FIELDS);
         Notify {
             template: self.required(&fields, "template", Self::text),
-            lane: self.required(&fields, "lane", |r, n| r.choice(n, "lane", &lanes).map(Some)).unwrap_or(Lane::Bulk),
+            lane: self.required(&fields, "lane", |r, n| r.lane(n).map(Some)).unwrap_or(Lane::Bulk),
+            category: self.optional(&fields, "category", Self::text),
+            priority: self.optional(&fields, "priority", Self::whole_number).unwrap_or_default(),
+            quiet: self.optional(&fields, "quiet", Self::boolean),
+            window: self.optional(&fields, "window", |r, n| Some(r.window(n))),
+            spread_seconds: self.optional(&fields, "spread_seconds", Self::whole_number),
             channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             expires_after_seconds: self.optional(&fields, "expires_after_seconds", Self::whole_number),
+        }
+    }
+}
+
+impl Reader {
+    fn window(&mut self, node: &Node) -> Window {
+        let days = Weekday::ALL.map(|day| (day.name(), day));
+        let fields = self.fields(node, &["from", "to", "days"]);
+        Window {
+            from: self.required(&fields, "from", Self::text),
+            to: self.required(&fields, "to", Self::text),
+            days: self
+                .optional(&fields, "days", |r, n| r.list(n, |r, n| r.choice(n, "day", &days)))
+                .unwrap_or_default(),
         }
     }
 }

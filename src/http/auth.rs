@@ -6,7 +6,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
-use bellwether_connectors::secret::{Secret, SecretError};
+use bellwether_connectors::secret::{Resolve as _, Secret, SecretError};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -29,19 +29,25 @@ pub enum Scope {
     Definitions,
     /// Read and replay dead letters.
     DeadLetters,
+    /// See how providers stand, and send test messages.
+    Channels,
+    /// Read and change the list of suppressed addresses.
+    Suppressions,
     /// Beside [`Scope::DeadLetters`]: also those that no project could be read from. For whoever runs the installation.
     Operator,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Events,
         Self::Members,
         Self::Notifications,
         Self::Stats,
         Self::Definitions,
         Self::DeadLetters,
+        Self::Channels,
+        Self::Suppressions,
         Self::Operator,
     ];
 
@@ -55,6 +61,8 @@ impl Scope {
             Self::Stats => "stats",
             Self::Definitions => "definitions",
             Self::DeadLetters => "dead_letters",
+            Self::Channels => "channels",
+            Self::Suppressions => "suppressions",
             Self::Operator => "operator",
         }
     }

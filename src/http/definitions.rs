@@ -6,6 +6,7 @@ use super::{
     auth::{Caller, Scope},
     problem::{Problem, ProblemDocument},
 };
+use crate::approvals;
 use axum::{
     Json,
     body::Body,
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// One thing that is wrong with definitions.
+/// One thing that is wrong with definitions, or worth a remark.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     /// Where: `flows.order-placed.when`.
@@ -57,6 +58,9 @@ pub struct DefinitionsAnswer {
     /// The document: `project`, `providers`, `templates`, `flows`.
     #[schema(value_type = Object)]
     pub document: Definitions,
+    /// What is allowed and yet worth a look, or could not be checked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<Finding>,
 }
 
 /// What is published.
@@ -72,7 +76,8 @@ pub async fn read(State(shared): State<Arc<Shared>>, caller: Caller) -> Result<R
     let known = shared.definitions(caller.project()).ok_or_else(|| {
         Problem::not_found("the project has no definitions yet", "publish them by `bellwether apply DIR`")
     })?;
-    Ok(answer(caller.project(), known.version, true, Definitions::clone(&known.document)))
+    let remarks = known.remarks().iter().cloned().map(Finding::from).collect();
+    Ok(answer(caller.project(), known.version, true, Definitions::clone(&known.document), remarks))
 }
 
 /// Publishes definitions as the next version.
@@ -89,7 +94,7 @@ pub async fn read(State(shared): State<Arc<Shared>>, caller: Caller) -> Result<R
         (status = 400, description = "Not readable", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Another publication came first", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 412, description = "Another version is current", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "Not valid; `findings` says why", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "Not valid, or not as Meta has approved it; `findings` says why", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "The log does not answer", body = ProblemDocument, content_type = "application/problem+json"),
     ),
 )]
@@ -113,11 +118,10 @@ pub async fn publish(
             "publish with a key of the project that the document names",
         ));
     }
-    let findings = (shared.api.validate)(&document);
-    if let Some(first) = findings.first() {
-        let detail = format!("`{}`: {}", first.field, first.problem);
-        return Err(Problem::invalid(first.field.clone(), detail, first.remedy.clone()).with("findings", &findings));
-    }
+    refuse(&(shared.api.validate)(&document))?;
+    // Meta is asked only about what is sound by itself.
+    let approvals::Checked { findings, remarks } = approvals::check(&document, &*shared.api.approvals).await;
+    refuse(&findings.into_iter().map(Finding::from).collect::<Vec<_>>())?;
     let _alone = shared.publishing.lock().await;
     let current = shared.definitions(caller.project()).map_or(0, |known| known.version);
     matches_version(&headers, current)?;
@@ -134,11 +138,21 @@ pub async fn publish(
     shared.api.log.append(vec![append]).await?;
     let applied = shared.served_from(caller.project(), version, &document).await?;
     let status = if applied { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, answer(caller.project(), version, applied, document)).into_response())
+    let served = shared.definitions(caller.project()).filter(|_| applied);
+    let own = served.iter().flat_map(|known| known.remarks().iter().cloned());
+    let remarks = own.chain(remarks).map(Finding::from).collect();
+    Ok((status, answer(caller.project(), version, applied, document, remarks)).into_response())
 }
 
-fn answer(project: &str, version: i32, applied: bool, document: Definitions) -> Response {
-    let answer = DefinitionsAnswer { project: project.into(), version, applied, document };
+/// Refuses definitions in which anything was found.
+fn refuse(findings: &[Finding]) -> Result<(), Problem> {
+    let Some(first) = findings.first() else { return Ok(()) };
+    let detail = format!("`{}`: {}", first.field, first.problem);
+    Err(Problem::invalid(first.field.clone(), detail, first.remedy.clone()).with("findings", findings))
+}
+
+fn answer(project: &str, version: i32, applied: bool, document: Definitions, remarks: Vec<Finding>) -> Response {
+    let answer = DefinitionsAnswer { project: project.into(), version, applied, document, remarks };
     let tag = HeaderValue::from_str(&format!("\"{version}\""));
     let tag = tag.unwrap_or_else(|_| HeaderValue::from_static("\"\""));
     ([(header::ETAG, tag)], Json(answer)).into_response()

@@ -1,15 +1,17 @@
 //! `POST /v1/members/import`: members in bulk, streamed at constant memory. Each row is checked like a `PUT`; bad ones are reported and
 //! kept to be looked up, good ones become commands on the log. The import goes on to its end even if the caller does not wait for it.
+//! What is not about members in it serves every import: see [`Batch`].
 
 use super::{
     Shared,
     auth::{Caller, Scope},
     extract::{Params, Segment},
-    members::{append, upsert_command},
+    members::{Ends, append, upsert_command},
     problem::{FieldError, Problem, ProblemDocument},
     profile,
-    rows::{Format, Row as ImportedRow, Rows},
+    rows::{self, Format, MEMBERS, Row as ImportedRow, Rows, Sheet},
 };
+use async_trait::async_trait;
 use axum::{
     Json,
     body::{Body, BodyDataStream},
@@ -19,19 +21,17 @@ use axum::{
 };
 use bellwether_connectors::log::Append;
 use bellwether_schemas::{
-    Topic,
-    records::MemberCommand,
     rows::{Cells, Read, Row, Span, Write},
     tables::{ImportRejectRow, ImportRow},
 };
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::time::Instant;
+use serde_json::{Map, Value};
+use std::{sync::Arc, time::Duration};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-/// Rows of one append.
+/// Rows that go out together.
 const BATCH_ROWS: usize = 500;
 /// Payload bytes of one append.
 const BATCH_BYTES: usize = 1 << 20;
@@ -41,9 +41,6 @@ const SHOWN_REJECTS: usize = 100;
 const KEPT_REJECTS: i64 = 100_000;
 /// How long an import and its rejected rows can be looked up. They hold personal data, so they go by themselves.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 86_400);
-/// First and longest pause between two looks at the appliers' progress.
-const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
-
 /// Header with the id of an import, in the request and in the answer.
 pub const IMPORT_ID: HeaderName = HeaderName::from_static("import-id");
 
@@ -113,6 +110,12 @@ pub struct ImportQuery {
     format: Option<String>,
 }
 
+impl ImportQuery {
+    pub(super) fn format(&self) -> Option<&str> {
+        self.format.as_deref()
+    }
+}
+
 /// Which rejected rows.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -156,8 +159,27 @@ pub async fn import(
     body: Body,
 ) -> Result<Response, Problem> {
     caller.require(Scope::Members)?;
-    let format = format(query.format.as_deref(), &headers)?;
-    let id = import_id(&headers)?;
+    let members = MemberBatch {
+        region: shared.default_region(caller.project()),
+        shared: Arc::clone(&shared),
+        caller: caller.clone(),
+        appends: Vec::new(),
+        bytes: 0,
+    };
+    run(shared, &caller, query.format(), &headers, body, members).await
+}
+
+/// Reads an upload to its end, whatever its rows are about.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    caller: &Caller,
+    named: Option<&str>,
+    headers: &HeaderMap,
+    body: Body,
+    batch: impl Batch,
+) -> Result<Response, Problem> {
+    let format = format(named, headers)?;
+    let id = import_id(headers)?;
     let permit = Arc::clone(&shared.imports).try_acquire_owned();
     let permit = permit.map_err(|_| Problem::unavailable("as many imports as may be are in work").retry_after(10))?;
     let row = ImportRow {
@@ -175,16 +197,14 @@ pub async fn import(
         return Err(Problem::conflict(detail, "send another UUID in Import-Id, or none").at("Import-Id"));
     }
     let import = Import {
-        region: shared.default_region(caller.project()),
-        rows: Rows::new(format),
+        rows: Rows::new(format, batch.sheet()),
+        batch,
         shared,
-        caller,
         row,
         shown: Vec::new(),
-        appends: Vec::new(),
-        append_bytes: 0,
+        waiting: 0,
         rejects: Vec::new(),
-        ends: BTreeMap::new(),
+        ends: Ends::new(),
     };
     // A task of its own: a caller that goes away does not leave a batch half done, nor the progress untold.
     let report = tokio::spawn(async move {
@@ -217,22 +237,73 @@ fn import_id(headers: &HeaderMap) -> Result<Uuid, Problem> {
     id.ok_or_else(|| Problem::invalid("Import-Id", "the header is not a UUID", "send a UUID, or leave the header out"))
 }
 
-/// An import in work.
-struct Import {
+/// What is done with the good rows of an import.
+#[async_trait]
+pub(super) trait Batch: Send + 'static {
+    /// The columns of its rows.
+    fn sheet(&self) -> &'static Sheet;
+    /// Checks a row and keeps it for [`Batch::flush`].
+    fn take(&mut self, fields: Map<String, Value>) -> Result<(), FieldError>;
+    /// Whether no more should be kept, however few rows they are.
+    fn is_full(&self) -> bool {
+        false
+    }
+    /// Makes what was taken durable, and tells up to where members' commands must be applied for it.
+    async fn flush(&mut self) -> Result<Ends, Problem>;
+}
+
+/// Members as commands on the log.
+struct MemberBatch {
     shared: Arc<Shared>,
     caller: Caller,
     region: Option<String>,
-    rows: Rows,
-    row: ImportRow,
-    shown: Vec<Reject>,
     appends: Vec<Append>,
-    append_bytes: usize,
-    rejects: Vec<Write>,
-    /// The last offset that this import wrote, by partition.
-    ends: BTreeMap<u32, u64>,
+    bytes: usize,
 }
 
-impl Import {
+#[async_trait]
+impl Batch for MemberBatch {
+    fn sheet(&self) -> &'static Sheet {
+        &MEMBERS
+    }
+
+    fn take(&mut self, fields: Map<String, Value>) -> Result<(), FieldError> {
+        let (id, fields) = rows::member(fields)?;
+        profile::member_id(&id)?;
+        let patch = profile::patch(fields, self.region.as_deref())?;
+        let command = upsert_command(&self.caller, id, &patch, self.shared.now())?;
+        let append = append(&command)
+            .map_err(|error| FieldError::new("row", format!("cannot be written: {error}"), "send plain values"))?;
+        self.bytes += append.payload.len();
+        self.appends.push(append);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES
+    }
+
+    async fn flush(&mut self) -> Result<Ends, Problem> {
+        self.bytes = 0;
+        self.shared.say(std::mem::take(&mut self.appends)).await
+    }
+}
+
+/// An import in work.
+struct Import<B> {
+    shared: Arc<Shared>,
+    rows: Rows,
+    batch: B,
+    row: ImportRow,
+    shown: Vec<Reject>,
+    /// Good rows that are not yet durable.
+    waiting: usize,
+    rejects: Vec<Write>,
+    /// Up to where members' commands must be applied, by partition.
+    ends: Ends,
+}
+
+impl<B: Batch> Import<B> {
     async fn run(mut self, mut body: BodyDataStream) -> Result<ImportReport, Problem> {
         let idle = self.shared.api.limits.import_idle;
         let broken = loop {
@@ -256,7 +327,8 @@ impl Import {
             let remedy = "send the whole file again: rows that are there already do no harm";
             return Err(self.tell(Problem::malformed("body", detail, remedy)));
         }
-        let all_applied = self.applied().await;
+        let deadline = self.shared.api.limits.import_apply_deadline;
+        let all_applied = self.shared.applied(&self.ends, deadline).await;
         Ok(self.report(all_applied))
     }
 
@@ -273,33 +345,22 @@ impl Import {
     async fn take_rows(&mut self) -> Result<(), Problem> {
         while let Some(row) = self.rows.next_row()? {
             self.row.read += 1;
-            match self.command(&row) {
-                Ok(command) => {
-                    let append = append(&command)?;
-                    self.append_bytes += append.payload.len();
-                    self.appends.push(append);
-                }
-                Err(error) => self.reject(row, error),
+            let ImportedRow { line, raw, read } = row;
+            match read.and_then(|fields| self.batch.take(fields)) {
+                Ok(()) => self.waiting += 1,
+                Err(error) => self.reject(line, raw, error),
             }
-            let full = self.appends.len() >= BATCH_ROWS || self.append_bytes >= BATCH_BYTES;
-            if full || self.rejects.len() >= BATCH_ROWS {
+            if self.batch.is_full() || self.waiting.max(self.rejects.len()) >= BATCH_ROWS {
                 self.flush().await?;
             }
         }
         Ok(())
     }
 
-    fn command(&self, row: &ImportedRow) -> Result<MemberCommand, FieldError> {
-        let candidate = row.read.clone()?;
-        profile::member_id(&candidate.id)?;
-        let patch = profile::patch(candidate.fields, self.region.as_deref())?;
-        upsert_command(&self.caller, candidate.id, &patch, self.shared.now())
-    }
-
-    fn reject(&mut self, row: ImportedRow, error: FieldError) {
+    fn reject(&mut self, line: i64, raw: String, error: FieldError) {
         self.row.rejected += 1;
         let detail = format!("{}: {}", error.detail, error.remedy);
-        let reject = Reject { line: row.line, field: error.field, detail, raw: row.raw };
+        let reject = Reject { line, field: error.field, detail, raw };
         if self.row.rejected <= KEPT_REJECTS {
             let Reject { line, field, detail, raw } = reject.clone();
             let (project, import) = (self.row.project.clone(), self.row.import);
@@ -310,47 +371,19 @@ impl Import {
         }
     }
 
-    /// Appends what is waiting, and tells the progress. Until it returns no more of the upload is read.
+    /// Makes what is waiting durable, and tells the progress. Until it returns no more of the upload is read.
     async fn flush(&mut self) -> Result<(), Problem> {
-        let appends = std::mem::take(&mut self.appends);
-        self.append_bytes = 0;
-        if !appends.is_empty() {
-            let positions = self.shared.api.log.append(appends).await?;
-            self.row.accepted += i64::try_from(positions.len()).unwrap_or(i64::MAX);
-            for position in positions {
-                let end = self.ends.entry(position.partition).or_default();
-                *end = position.offset.max(*end);
+        if self.waiting > 0 {
+            for (partition, end) in self.batch.flush().await? {
+                let known = self.ends.entry(partition).or_default();
+                *known = end.max(*known);
             }
+            self.row.accepted += i64::try_from(std::mem::take(&mut self.waiting)).unwrap_or(i64::MAX);
         }
         let mut writes = std::mem::take(&mut self.rejects);
         writes.push(self.row.clone().put_for(KEPT_FOR));
         self.shared.api.store.write(writes).await?;
         Ok(())
-    }
-
-    /// Waits until the group that applies commands has committed past all of ours: it commits once their rows are durable.
-    /// The appliers may be other processes, so this asks, at growing intervals, until its deadline.
-    async fn applied(&self) -> bool {
-        let deadline = Instant::now() + self.shared.api.limits.import_apply_deadline;
-        let mut pause = POLL.0;
-        loop {
-            match self.shared.api.log.progress(&self.shared.api.members_group, Topic::Members).await {
-                Ok(commits) => {
-                    let past = |(partition, end): (&u32, &u64)| {
-                        commits.iter().any(|c| c.at.partition == *partition && c.committed.offset > *end)
-                    };
-                    if self.ends.iter().all(past) {
-                        return true;
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "cannot see how far member commands are applied"),
-            }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(POLL.1);
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     problem::{FieldError, Problem, ProblemDocument},
     profile,
 };
+use crate::inbound;
 use axum::{
     Json,
     body::Body,
@@ -146,15 +147,16 @@ pub async fn key(State(shared): State<Arc<Shared>>, Params(asked): Params<OfProj
     to_any_page(key.map(|key| Json(PublicKey { key })).into_response())
 }
 
-/// A browser subscribes: the page's script sends what the browser gave it, with the token of the member's link.
+/// A browser subscribes: the page's script sends what the browser gave it, with the token of the member's link. Or it renews: the service
+/// worker sends the subscription that was replaced, whose secret nobody else has, and needs no token.
 #[utoipa::path(
     post, path = "/v1/web-push/subscriptions", tag = "web push",
-    request_body(content = Object, description = "`project`, and the browser's `subscription` (`PushSubscription.toJSON()`)"),
-    params(("Authorization" = String, Header, description = "`Bearer TOKEN`, from `POST /v1/members/{id}/links`")),
+    request_body(content = Object, description = "`project`, and the browser's `subscription` (`PushSubscription.toJSON()`); to renew, also the one that it `replaces`"),
+    params(("Authorization" = Option<String>, Header, description = "`Bearer TOKEN`, from `POST /v1/members/{id}/links`; not to renew")),
     responses(
         (status = 204, description = "The subscription is on the log"),
         (status = 400, description = "Not readable", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "The token is unknown or too old", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "The token is unknown or too old, or the subscription to replace is nobody's", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "The subscription is not acceptable", body = ProblemDocument, content_type = "application/problem+json"),
     ),
 )]
@@ -188,7 +190,7 @@ fn javascript(text: &'static str) -> Response {
 }
 
 /// Pages of any origin may read it: the token is the permission, no cookie is.
-fn to_any_page(mut response: Response) -> Response {
+pub(super) fn to_any_page(mut response: Response) -> Response {
     response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
 }
@@ -201,6 +203,9 @@ fn no_web_push() -> Problem {
 struct Subscribing {
     project: String,
     subscription: Value,
+    /// The one that the browser had before.
+    #[serde(default)]
+    replaces: Option<Value>,
 }
 
 impl Shared {
@@ -213,38 +218,78 @@ impl Shared {
     async fn subscribe(&self, headers: &HeaderMap, body: Body) -> Result<StatusCode, Problem> {
         let body = self.read(headers, body, self.api.limits.body_bytes).await?;
         let remedy = "send `project` and `subscription` as bellwether.js does";
-        let Subscribing { project, subscription } = serde_json::from_slice(&body)
+        let Subscribing { project, subscription, replaces } = serde_json::from_slice(&body)
             .map_err(|error| Problem::malformed("body", format!("the body is no subscription: {error}"), remedy))?;
+        let token = match &replaces {
+            None => Some(self.member_of(headers, &project).await?),
+            Some(_) => None,
+        };
+        let provider = self.provider(&project, web_push::KIND).ok_or_else(no_web_push)?;
+        let config: web_push::Config =
+            serde_json::from_value(Value::Object(provider.settings)).map_err(|_| Problem::internal())?;
+        let read = |field: &str, given: &Value| {
+            Subscription::parse(&given.to_string(), config.hosts())
+                .map(|subscription| subscription.to_string())
+                .map_err(|error| FieldError::new(field, error.to_string(), "send what the browser gave"))
+        };
+        let subscription = read("subscription", &subscription)?;
+        let command = |member: &str, action, address: &str, reason: &str| {
+            Record::Member(MemberCommand {
+                project: project.clone(),
+                member: member.to_owned(),
+                at: self.now(),
+                actor: "member by browser".into(),
+                action,
+                patch: None,
+                channel: Some(Channel::WebPush),
+                address: Some(address.to_owned()),
+                reason: Some(reason.into()),
+            })
+        };
+        let mut records = Vec::new();
+        if let Some(member) = token {
+            // To have allowed it in the browser is the opt-in.
+            let actions = [MemberAction::AddAddress, MemberAction::OptIn];
+            records.extend(actions.map(|action| command(&member, action, &subscription, "the browser subscribed")));
+        } else if let Some(replaced) = replaces.as_ref().map(|replaced| read("replaces", replaced)).transpose()? {
+            let at = async |address: &str| {
+                inbound::members_at(self.api.store.as_ref(), &project, Channel::WebPush, address).await
+            };
+            let members = at(&replaced).await?;
+            // Told again because the answer was lost: it is replaced already.
+            if members.is_empty() && at(&subscription).await?.is_empty() {
+                let detail = "the subscription to replace is no member's";
+                let remedy = "subscribe by the page, with a token of the member's";
+                let title = "No member's subscription";
+                return Err(Problem::new(StatusCode::UNAUTHORIZED, "unverified", title, detail, remedy).at("replaces"));
+            }
+            // Whether the member wants anything does not change with the browser's address.
+            for member in members.iter().filter(|_| replaced != subscription) {
+                for (action, address) in
+                    [(MemberAction::AddAddress, &subscription), (MemberAction::RemoveAddress, &replaced)]
+                {
+                    records.push(command(member, action, address, "the browser renewed its subscription"));
+                }
+            }
+        }
+        let appends = records.iter().map(Append::of).collect::<Result<Vec<_>, _>>()?;
+        if !appends.is_empty() {
+            self.api.log.append(appends).await?;
+        }
+        Ok(StatusCode::NO_CONTENT)
+    }
+
+    /// The member whose link's token the request has.
+    async fn member_of(&self, headers: &HeaderMap, project: &str) -> Result<String, Problem> {
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = bearer.and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
         let row = self.api.store.read(&[LinkRow::read_one(token)]).await?.into_iter().flatten().next();
         let link = row.map(LinkRow::from_cells).transpose()?.filter(|link| link.project == project);
-        let link = link.ok_or_else(|| {
+        link.map(|link| link.member).ok_or_else(|| {
             let detail = "the token is unknown in this project, or has expired";
             let remedy = "let your server ask for a new one: POST /v1/members/{id}/links";
             Problem::new(StatusCode::UNAUTHORIZED, "unverified", "No member's token", detail, remedy)
                 .at("Authorization")
-        })?;
-        let provider = self.provider(&project, web_push::KIND).ok_or_else(no_web_push)?;
-        let config: web_push::Config =
-            serde_json::from_value(Value::Object(provider.settings)).map_err(|_| Problem::internal())?;
-        let subscription = Subscription::parse(&subscription.to_string(), config.hosts())
-            .map_err(|error| FieldError::new("subscription", error.to_string(), "send what the browser gave"))?;
-        let command = |action| MemberCommand {
-            project: project.clone(),
-            member: link.member.clone(),
-            at: self.now(),
-            actor: "member by browser".into(),
-            action,
-            patch: None,
-            channel: Some(Channel::WebPush),
-            address: Some(subscription.to_string()),
-            reason: Some("the browser subscribed".into()),
-        };
-        // To have allowed it in the browser is the opt-in.
-        let records = [MemberAction::AddAddress, MemberAction::OptIn].map(|action| Record::Member(command(action)));
-        let appends = records.iter().map(Append::of).collect::<Result<Vec<_>, _>>()?;
-        self.api.log.append(appends).await?;
-        Ok(StatusCode::NO_CONTENT)
+        })
     }
 }

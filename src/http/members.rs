@@ -8,6 +8,7 @@ use super::{
     problem::{FieldError, Problem, ProblemDocument},
     profile,
 };
+use crate::inbound;
 use axum::{
     Json,
     body::Body,
@@ -21,8 +22,6 @@ use bellwether_schemas::{
     codec::{CodecError, encode},
     member::{AddressState, Patch, Profile},
     records::{MemberAction, MemberCommand},
-    rows::Row,
-    tables::{MemberRow, PROFILE},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,7 +29,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-/// First and longest pause between two looks at the profile.
+/// First and longest pause between two looks at the profile, or at the appliers' progress.
 const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 /// A member as the API shows one.
@@ -295,6 +294,9 @@ pub(super) fn append(command: &MemberCommand) -> Result<Append, CodecError> {
     Ok(Append { topic: Topic::Members, key, payload: encode(command)?, headers: Vec::new() })
 }
 
+/// By partition of `members`, the offset up to which commands are to be applied (exclusive).
+pub(super) type Ends = BTreeMap<u32, u64>;
+
 /// How a wait for the applier ended.
 enum Waited {
     Applied(Option<Profile>),
@@ -304,9 +306,7 @@ enum Waited {
 impl Shared {
     /// The profile of a member.
     pub(super) async fn profile(&self, project: &str, member: &str) -> Result<Option<Profile>, Problem> {
-        let read = MemberRow::read_one(project, member, PROFILE, "");
-        let rows = self.api.store.read(&[read]).await?.into_iter().flatten().next();
-        rows.map(|cells| Profile::from_row(&MemberRow::from_cells(cells)?)).transpose().map_err(Problem::from)
+        Ok(inbound::profile(&*self.api.store, project, member).await?)
     }
 
     /// The region that phones without a country code are read in.
@@ -318,6 +318,43 @@ impl Shared {
     async fn command(&self, command: &MemberCommand) -> Result<i64, Problem> {
         let positions = self.api.log.append(vec![append(command)?]).await?;
         positions.first().and_then(|p| i64::try_from(p.offset).ok()).ok_or_else(Problem::internal)
+    }
+
+    /// Puts commands on the log; returns up to where they must be applied.
+    pub(super) async fn say(&self, appends: Vec<Append>) -> Result<Ends, Problem> {
+        let mut ends = Ends::new();
+        if !appends.is_empty() {
+            for position in self.api.log.append(appends).await? {
+                let end = ends.entry(position.partition).or_default();
+                *end = (position.offset + 1).max(*end);
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Waits until the group that applies commands has committed up to all of these: it commits once their rows are durable.
+    /// The appliers may be other processes, so this asks, at growing intervals, until its deadline; then it answers false.
+    pub(super) async fn applied(&self, ends: &Ends, deadline: Duration) -> bool {
+        let deadline = Instant::now() + deadline;
+        let mut pause = POLL.0;
+        loop {
+            match self.api.log.progress(&self.api.members_group, Topic::Members).await {
+                Ok(commits) => {
+                    let past = |(partition, end): (&u32, &u64)| {
+                        commits.iter().any(|c| c.at.partition == *partition && c.committed.offset >= *end)
+                    };
+                    if ends.iter().all(past) {
+                        return true;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "cannot see how far member commands are applied"),
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(POLL.1);
+        }
     }
 
     /// Looks at the profile until it is as wanted or the deadline is over. The applier may be another process, and the store has no

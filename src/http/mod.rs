@@ -1,12 +1,13 @@
-//! The HTTP API: events, members, imports, stories, figures, dead letters, definitions, webhooks and probes.
+//! The HTTP API: events, members, imports, suppressions, stories, figures, dead letters, definitions, channels, webhooks, the links of messages, and probes.
 //! A door: it checks, appends to the log and reads the store. Whom to tell what is decided elsewhere.
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`webhooks`], [`probes`];
+//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`], [`channels`], [`webhooks`], [`tracking`], [`probes`];
 //! [`openapi`] describes them all.
 
 pub mod auth;
+pub mod channels;
 pub mod dead_letters;
 pub mod definitions;
 pub mod events;
@@ -22,13 +23,16 @@ pub mod problem;
 pub mod profile;
 pub mod rows;
 pub mod stats;
+pub mod suppressions;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]
 mod tests;
+pub mod tracking;
 pub mod webhooks;
 
-use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, webhooks::Hooks};
+use self::{auth::ApiKeys, definitions::Finding, probes::Check, problem::Problem, tracking::Tracked, webhooks::Hooks};
+use crate::{approvals::Approvals, runtime::sinks::Sinks, tracking::Trackers};
 use axum::{
     Router,
     body::Body,
@@ -38,7 +42,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use bellwether_connectors::{log::Log, store::Store};
+use bellwether_connectors::{log::Log, store::Store, tracking::Purpose};
 use bellwether_processors::definitions::Projects;
 use bellwether_schemas::{Timestamp, definitions::Definitions};
 use bytes::{Bytes, BytesMut};
@@ -66,6 +70,8 @@ pub trait Observer: Debug + Send + Sync {
     fn rejected(&self, reason: &'static str);
     /// A callback with a signature that is not the provider's.
     fn webhook_unverified(&self, provider: &str);
+    /// A link of a message was called.
+    fn tracked(&self, purpose: Purpose, outcome: Tracked);
 }
 
 /// All that the API needs of the house.
@@ -87,6 +93,10 @@ pub struct Api {
     pub observer: Arc<dyn Observer>,
     /// Verifies and reads what providers call.
     pub hooks: Arc<dyn Hooks>,
+    /// The providers, to tell how they stand and to send a test message.
+    pub sinks: Arc<Sinks>,
+    /// Asks Meta for the templates of an account.
+    pub approvals: Arc<dyn Approvals>,
     /// Further checks of `/readyz`, beside log and store.
     pub readiness: Readiness,
     /// What `/metrics` answers.
@@ -151,6 +161,8 @@ pub struct Shared {
     imports: Arc<Semaphore>,
     /// One publication at a time, so that each sees the version before it.
     publishing: Mutex<()>,
+    /// What opens the links of messages.
+    trackers: Trackers,
 }
 
 impl Shared {
@@ -194,10 +206,21 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/dead-letters/{id}", &["get"]),
     ("/v1/dead-letters/replay", &["post"]),
     ("/v1/definitions", &["get", "put"]),
+    ("/v1/channels", &["get"]),
+    ("/v1/channels/{channel}/test", &["post"]),
+    ("/v1/suppressions", &["get"]),
+    ("/v1/suppressions/{channel}/{address}", &["get", "put", "delete"]),
+    ("/v1/suppressions/export", &["get"]),
+    ("/v1/suppressions/import", &["post"]),
+    ("/v1/channels/whatsapp/templates", &["get"]),
     ("/v1/members/{id}/links", &["post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
     ("/v1/webhooks/{project}/{provider}", &["get", "post"]),
+    ("/t/{project}/c/{token}", &["get", "post"]),
+    ("/t/{project}/o/{token}", &["get"]),
+    ("/t/{project}/d/{token}", &["post"]),
+    ("/t/{project}/u/{token}", &["get", "post"]),
     ("/livez", &["get"]),
     ("/readyz", &["get"]),
     ("/metrics", &["get"]),
@@ -210,6 +233,7 @@ pub fn router(api: Arc<Api>) -> Router {
         bodies: Semaphore::new(api.limits.bodies_in_flight_bytes >> 10),
         imports: Arc::new(Semaphore::new(api.limits.imports)),
         publishing: Mutex::new(()),
+        trackers: Trackers::default(),
         api,
     });
     let answered_once = Router::new()
@@ -225,10 +249,23 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/dead-letters/{id}", get(dead_letters::show))
         .route("/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/v1/definitions", get(definitions::read).put(definitions::publish))
+        .route("/v1/channels", get(channels::list))
+        .route("/v1/channels/{channel}/test", post(channels::test))
+        .route("/v1/suppressions", get(suppressions::list))
+        .route(
+            "/v1/suppressions/{channel}/{address}",
+            get(suppressions::show).put(suppressions::put).delete(suppressions::remove),
+        )
+        .route("/v1/suppressions/export", get(suppressions::export))
+        .route("/v1/channels/whatsapp/templates", get(channels::templates::templates))
         .layer(from_fn_with_state(Arc::clone(&shared), idempotency::once))
         .route("/v1/web-push/key", get(links::key).options(links::preflight))
         .route("/v1/web-push/subscriptions", post(links::subscribe).options(links::preflight))
         .route("/v1/webhooks/{project}/{provider}", get(webhooks::subscribe).post(webhooks::receive))
+        .route("/t/{project}/c/{token}", get(tracking::follow).post(tracking::clicked).options(links::preflight))
+        .route("/t/{project}/o/{token}", get(tracking::open))
+        .route("/t/{project}/d/{token}", post(tracking::delivered).options(links::preflight))
+        .route("/t/{project}/u/{token}", get(tracking::ask).post(tracking::unsubscribe))
         .layer(from_fn_with_state(Arc::clone(&shared), bounded_memory))
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))
@@ -239,6 +276,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&shared), bounded_time));
     answered_once
         .route("/v1/members/import", post(imports::import))
+        .route("/v1/suppressions/import", post(suppressions::import))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))

@@ -20,11 +20,16 @@ use utoipa::{
         super::members::read, super::members::upsert, super::members::remove,
         super::links::create, super::links::key, super::links::subscribe,
         super::imports::import, super::imports::progress, super::imports::rejects,
+        super::suppressions::list, super::suppressions::show, super::suppressions::put, super::suppressions::remove,
+        super::suppressions::export, super::suppressions::import,
         super::notifications::of_event, super::notifications::story,
         super::stats::figures,
         super::dead_letters::list, super::dead_letters::show, super::dead_letters::replay,
         super::definitions::read, super::definitions::publish,
+        super::channels::list, super::channels::test, super::channels::templates::templates,
         super::webhooks::receive, super::webhooks::subscribe,
+        super::tracking::follow, super::tracking::clicked, super::tracking::open, super::tracking::delivered,
+        super::tracking::ask, super::tracking::unsubscribe,
         super::probes::live, super::probes::ready, super::probes::metrics,
         document,
     ),
@@ -94,7 +99,9 @@ mod tests {
                 assert!(!operation["summary"].as_str().unwrap_or_default().is_empty(), "{method} {path}");
                 let refusals = operation["responses"].as_object().unwrap().iter().filter(|(s, _)| s.as_str() >= "400");
                 for (status, response) in refusals.filter(|_| path.as_str() != "/readyz") {
-                    let described = !response["content"]["application/problem+json"].is_null();
+                    // A reader of a message gets a page.
+                    let is_page = path.starts_with("/t/") && !response["content"]["text/html"].is_null();
+                    let described = is_page || !response["content"]["application/problem+json"].is_null();
                     assert!(described, "{method} {path} {status} is no problem document");
                 }
             }

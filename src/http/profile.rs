@@ -2,6 +2,7 @@
 //! Pure: the same rules serve `PUT /v1/members/{id}` and every row of an import.
 
 use super::problem::FieldError;
+use bellwether_connectors::channels::web_push::{Hosts, Subscription};
 use bellwether_processors::members::MAX_ADDRESSES;
 use bellwether_schemas::{Channel, member::Patch};
 use email_address::{EmailAddress, Options};
@@ -34,6 +35,16 @@ pub const FIELDS: [&str; 11] = [
     "attributes",
 ];
 
+/// The fields that hold addresses, with their channels.
+const ADDRESS_FIELDS: [(&str, Channel); 6] = [
+    ("email", Channel::Email),
+    ("phone", Channel::Sms),
+    ("whatsapp", Channel::Whatsapp),
+    ("telegram", Channel::Telegram),
+    ("app_push", Channel::AppPush),
+    ("webhook", Channel::Webhook),
+];
+
 /// Checks the id of a member.
 ///
 /// # Errors
@@ -62,17 +73,12 @@ pub fn member_id(id: &str) -> Result<(), FieldError> {
 pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, FieldError> {
     let mut patch = Patch::default();
     for (name, value) in fields {
+        if let Some((_, channel)) = ADDRESS_FIELDS.into_iter().find(|(field, _)| *field == name) {
+            let list = addresses(&name, value, |text| address(channel, text, region))?;
+            patch.addresses.insert(channel, list);
+            continue;
+        }
         match name.as_str() {
-            "email" => drop(patch.addresses.insert(Channel::Email, addresses(&name, value, email)?)),
-            "phone" => {
-                drop(patch.addresses.insert(Channel::Sms, addresses(&name, value, |v| phone(v, region))?));
-            }
-            "whatsapp" => {
-                drop(patch.addresses.insert(Channel::Whatsapp, addresses(&name, value, |v| phone(v, region))?));
-            }
-            "telegram" => drop(patch.addresses.insert(Channel::Telegram, addresses(&name, value, chat)?)),
-            "app_push" => drop(patch.addresses.insert(Channel::AppPush, addresses(&name, value, app_token)?)),
-            "webhook" => drop(patch.addresses.insert(Channel::Webhook, addresses(&name, value, opaque)?)),
             "locale" => patch.locale = Some(text(&name, value)?.map(|v| locale(&v)).transpose()?),
             "time_zone" => patch.time_zone = Some(text(&name, value)?.map(|v| time_zone(&v)).transpose()?),
             "channels" => patch.channels = Some(channels(value)?),
@@ -86,6 +92,21 @@ pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, 
         }
     }
     Ok(patch)
+}
+
+/// An address in its channel's normal form. `region` (ISO 3166-1 alpha-2) reads phones without a country code.
+///
+/// # Errors
+/// It is none of this channel.
+pub fn address(channel: Channel, text: &str, region: Option<&str>) -> Result<String, FieldError> {
+    match channel {
+        Channel::Email => email(text),
+        Channel::Sms | Channel::Whatsapp => phone(text, region),
+        Channel::Telegram => chat(text),
+        Channel::WebPush => browser(text),
+        Channel::AppPush => app_token(text),
+        Channel::Webhook => opaque(text),
+    }
 }
 
 /// One address or a list of them; null is none.
@@ -123,6 +144,14 @@ fn chat(text: &str) -> Result<String, FieldError> {
         FieldError::new("telegram", "is not a chat's number", "send the number of a private chat, like `\"12345678\"`")
     };
     text.parse::<i64>().ok().filter(|id| *id > 0).map(|id| id.to_string()).ok_or_else(bad)
+}
+
+/// A browser's subscription. Whether its host may be called is asked where it comes from a browser, and again when it is called.
+fn browser(text: &str) -> Result<String, FieldError> {
+    let subscription = Subscription::parse(text, Hosts::Any);
+    subscription.map(|known| known.to_string()).map_err(|error| {
+        FieldError::new("web_push", error.to_string(), "send the subscription as a member's `addresses` show it")
+    })
 }
 
 /// An app's token with the platform in front.

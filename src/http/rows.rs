@@ -22,14 +22,33 @@ pub enum Format {
     Ndjson,
 }
 
-/// What one row says, not yet checked by [`super::profile`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Candidate {
-    /// `client_user_id`.
-    pub id: String,
-    /// The other fields, as in `PUT /v1/members/{id}`.
-    pub fields: Map<String, Value>,
+/// What the rows of an import are about.
+#[derive(Debug)]
+pub struct Sheet {
+    /// What a column of a CSV holds, by its name.
+    column: fn(&str) -> Option<Column>,
+    /// The columns that every CSV needs.
+    needed: &'static [&'static str],
+    /// What to do about a header that does not do.
+    remedy: &'static str,
 }
+
+/// Members: the fields of `PUT /v1/members/{id}`, and `id`.
+pub const MEMBERS: Sheet = Sheet {
+    column: of_member,
+    needed: &["id"],
+    remedy: "name the columns id, email, phone, whatsapp, telegram, app_push, webhook, locale, time_zone, channels, opt_ins.CHANNEL, attributes.NAME, attributes",
+};
+
+/// Suppressions, as their export writes them.
+pub const SUPPRESSIONS: Sheet = Sheet {
+    column: |name| SUPPRESSION_COLUMNS.into_iter().find(|known| *known == name).map(Column::Text),
+    needed: &["channel", "address"],
+    remedy: "name the columns channel, address, reason, source, since",
+};
+
+/// The columns of a suppression, in the order of the export.
+pub const SUPPRESSION_COLUMNS: [&str; 5] = ["channel", "address", "reason", "source", "since"];
 
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,14 +57,15 @@ pub struct Row {
     pub line: i64,
     /// The row as it came, cut to [`MAX_RAW_BYTES`].
     pub raw: String,
-    /// What it says, or why it cannot be read.
-    pub read: Result<Candidate, FieldError>,
+    /// The fields that it names, not yet checked, or why it cannot be read.
+    pub read: Result<Map<String, Value>, FieldError>,
 }
 
 /// Cuts rows out of pushed bytes. After each push take rows until there is none: then the buffer is at most a row long.
 #[derive(Debug)]
 pub struct Rows {
     format: Format,
+    sheet: &'static Sheet,
     columns: Option<Vec<Column>>,
     /// Whether the byte order mark was looked for.
     begun: bool,
@@ -70,9 +90,10 @@ enum Cut {
 impl Rows {
     /// An empty stream.
     #[must_use]
-    pub const fn new(format: Format) -> Self {
+    pub const fn new(format: Format, sheet: &'static Sheet) -> Self {
         Self {
             format,
+            sheet,
             columns: None,
             begun: false,
             buffer: Vec::new(),
@@ -134,7 +155,7 @@ impl Rows {
                 (Format::Csv, Ok(fields)) => match &self.columns {
                     Some(columns) => record(columns, fields),
                     None => {
-                        self.columns = Some(header(fields)?);
+                        self.columns = Some(header(self.sheet, fields)?);
                         continue;
                     }
                 },
@@ -258,7 +279,6 @@ fn quoted(input: &[u8], mut at: usize, ended: bool) -> Result<(Vec<u8>, usize), 
 /// What a column of a CSV holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Column {
-    Id,
     Text(&'static str),
     Channels,
     OptIn(String),
@@ -266,43 +286,41 @@ enum Column {
     Attributes,
 }
 
-const COLUMNS: &str = "name the columns id, email, phone, whatsapp, telegram, app_push, webhook, locale, time_zone, channels, opt_ins.CHANNEL, attributes.NAME, attributes";
-
-fn header(fields: Vec<Vec<u8>>) -> Result<Vec<Column>, FieldError> {
-    let bad = |detail: String| FieldError::new("header", detail, COLUMNS);
+fn header(sheet: &Sheet, fields: Vec<Vec<u8>>) -> Result<Vec<Column>, FieldError> {
+    let bad = |detail: String| FieldError::new("header", detail, sheet.remedy);
     let mut columns = Vec::with_capacity(fields.len());
     for field in fields {
         let name = String::from_utf8(field).map_err(|_| bad("is not UTF-8".into()))?;
         let name: String = name.trim().chars().take(200).collect();
-        let column = match name.as_str() {
-            "id" | "client_user_id" => Column::Id,
-            "email" => Column::Text("email"),
-            "phone" => Column::Text("phone"),
-            "whatsapp" => Column::Text("whatsapp"),
-            "telegram" => Column::Text("telegram"),
-            "app_push" => Column::Text("app_push"),
-            "webhook" => Column::Text("webhook"),
-            "locale" => Column::Text("locale"),
-            "time_zone" => Column::Text("time_zone"),
-            "channels" => Column::Channels,
-            "attributes" => Column::Attributes,
-            other => match (other.strip_prefix("opt_ins."), other.strip_prefix("attributes.")) {
-                (Some(channel), _) if channel.parse::<Channel>().is_ok() => Column::OptIn(channel.into()),
-                (_, Some(attribute)) if !attribute.is_empty() => Column::Attribute(attribute.into()),
-                _ => return Err(bad(format!("has the unknown column `{other}`"))),
-            },
-        };
+        let column = (sheet.column)(&name).ok_or_else(|| bad(format!("has the unknown column `{name}`")))?;
         if columns.contains(&column) {
             return Err(bad(format!("has the column `{name}` twice")));
         }
         columns.push(column);
     }
-    if columns.contains(&Column::Id) { Ok(columns) } else { Err(bad("has no column `id`".into())) }
+    match sheet.needed.iter().find(|needed| !columns.contains(&Column::Text(needed))) {
+        Some(missing) => Err(bad(format!("has no column `{missing}`"))),
+        None => Ok(columns),
+    }
+}
+
+fn of_member(name: &str) -> Option<Column> {
+    const TEXTS: [&str; 9] =
+        ["id", "email", "phone", "whatsapp", "telegram", "app_push", "webhook", "locale", "time_zone"];
+    Some(match name {
+        "client_user_id" => Column::Text("id"),
+        "channels" => Column::Channels,
+        "attributes" => Column::Attributes,
+        _ => match (name.strip_prefix("opt_ins."), name.strip_prefix("attributes.")) {
+            (Some(channel), _) if channel.parse::<Channel>().is_ok() => Column::OptIn(channel.into()),
+            (_, Some(attribute)) if !attribute.is_empty() => Column::Attribute(attribute.into()),
+            _ => Column::Text(TEXTS.into_iter().find(|known| *known == name)?),
+        },
+    })
 }
 
 /// Reads a CSV record; an empty cell says nothing, so what it would name stays as it is.
-fn record(columns: &[Column], cells: Vec<Vec<u8>>) -> Result<Candidate, FieldError> {
-    let mut id = String::new();
+fn record(columns: &[Column], cells: Vec<Vec<u8>>) -> Result<Map<String, Value>, FieldError> {
     let (mut fields, mut opt_ins, mut attributes) = (Map::new(), Map::new(), Map::new());
     for (column, cell) in columns.iter().zip(cells) {
         let name = column.name();
@@ -312,7 +330,6 @@ fn record(columns: &[Column], cells: Vec<Vec<u8>>) -> Result<Candidate, FieldErr
             continue;
         }
         match column {
-            Column::Id => id = cell,
             Column::Text(name) => {
                 fields.insert((*name).into(), Value::String(cell));
             }
@@ -343,13 +360,12 @@ fn record(columns: &[Column], cells: Vec<Vec<u8>>) -> Result<Candidate, FieldErr
             fields.insert(name.into(), Value::Object(object));
         }
     }
-    Ok(Candidate { id, fields })
+    Ok(fields)
 }
 
 impl Column {
     fn name(&self) -> String {
         match self {
-            Self::Id => "id".into(),
             Self::Text(name) => (*name).into(),
             Self::Channels => "channels".into(),
             Self::OptIn(channel) => format!("opt_ins.{channel}"),
@@ -368,16 +384,18 @@ fn statement(field: &str, cell: &str) -> Result<bool, FieldError> {
 }
 
 /// Reads a JSON line.
-fn object(line: &[u8]) -> Result<Candidate, FieldError> {
-    let mut fields: Map<String, Value> = serde_json::from_slice(line).map_err(|error| {
-        FieldError::new(
-            "row",
-            format!("is not a JSON object: {error}"),
-            "write one object a line, like {\"id\": \"anna\"}",
-        )
-    })?;
+fn object(line: &[u8]) -> Result<Map<String, Value>, FieldError> {
+    serde_json::from_slice(line)
+        .map_err(|error| FieldError::new("row", format!("is not a JSON object: {error}"), "write one object a line"))
+}
+
+/// The member that a row is about, and what else the row says, not yet checked by [`super::profile`].
+///
+/// # Errors
+/// It names no member.
+pub fn member(mut fields: Map<String, Value>) -> Result<(String, Map<String, Value>), FieldError> {
     match fields.remove("id").or_else(|| fields.remove("client_user_id")) {
-        Some(Value::String(id)) => Ok(Candidate { id, fields }),
+        Some(Value::String(id)) => Ok((id, fields)),
         Some(_) => Err(FieldError::new("id", "is not a string", "write the id in quotes")),
         None => Err(FieldError::new("id", "is missing", "give the member's client_user_id")),
     }
@@ -391,7 +409,7 @@ mod tests {
 
     /// All rows of a file that comes in pieces of `step` bytes.
     fn all(format: Format, file: &[u8], step: usize) -> Result<Vec<Row>, FieldError> {
-        let mut rows = Rows::new(format);
+        let mut rows = Rows::new(format, &MEMBERS);
         let mut found = Vec::new();
         for piece in file.chunks(step) {
             rows.push(piece);
@@ -407,8 +425,14 @@ mod tests {
         Ok(found)
     }
 
-    fn ids(rows: &[Row]) -> Vec<(i64, Result<&str, &str>)> {
-        rows.iter().map(|r| (r.line, r.read.as_ref().map(|c| c.id.as_str()).map_err(|e| e.field.as_str()))).collect()
+    /// Line and member of each row, or the field at fault.
+    fn ids(rows: &[Row]) -> Vec<(i64, Result<String, String>)> {
+        let id = |row: &Row| row.read.clone().and_then(member).map(|(id, _)| id).map_err(|error| error.field);
+        rows.iter().map(|row| (row.line, id(row))).collect()
+    }
+
+    fn expected(rows: &[(i64, Result<&str, &str>)]) -> Vec<(i64, Result<String, String>)> {
+        rows.iter().map(|(line, id)| (*line, id.map(Into::into).map_err(Into::into))).collect()
     }
 
     #[test]
@@ -419,14 +443,14 @@ mod tests {
                     bert,,,,,\n";
         for step in [1, 7, 4096] {
             let rows = all(Format::Csv, file.as_bytes(), step).unwrap();
-            assert_eq!(ids(&rows), [(2, Ok("anna")), (4, Ok("bert"))]);
-            let fields = Value::Object(rows[0].read.clone().unwrap().fields);
-            let expected = serde_json::json!({
+            assert_eq!(ids(&rows), expected(&[(2, Ok("anna")), (4, Ok("bert"))]));
+            let fields = Value::Object(member(rows[0].read.clone().unwrap()).unwrap().1);
+            let told = serde_json::json!({
                 "email": "a@b.org", "channels": ["sms", "email"], "opt_ins": {"sms": false},
                 "attributes": {"name": "Anna \"A\" B, C", "n": 1},
             });
-            assert_eq!(fields, expected);
-            assert!(rows[1].read.clone().unwrap().fields.is_empty());
+            assert_eq!(fields, told);
+            assert!(member(rows[1].read.clone().unwrap()).unwrap().1.is_empty());
         }
     }
 
@@ -450,7 +474,7 @@ mod tests {
             g,\"last\"";
         for step in [1, 5, 1000] {
             let rows = all(Format::Csv, file, step).unwrap();
-            let expected = [
+            let told = [
                 (2, Err("row")),
                 (3, Ok("b")),
                 (4, Err("row")),
@@ -459,7 +483,7 @@ mod tests {
                 (8, Err("attributes.note")),
                 (9, Ok("g")),
             ];
-            assert_eq!(ids(&rows), expected, "{step}");
+            assert_eq!(ids(&rows), expected(&told), "{step}");
             assert_eq!(rows[0].raw, "a,\"never closed");
         }
     }
@@ -469,19 +493,19 @@ mod tests {
         let long = "x".repeat(MAX_ROW_BYTES * 3);
         for step in [1000, 1 << 20] {
             let csv = format!("id,email\na,1\nb,{long}\nc,\"{long}\nd,2\n");
-            let expected = [(2, Ok("a")), (3, Err("row")), (4, Err("row")), (5, Ok("d"))];
-            assert_eq!(ids(&all(Format::Csv, csv.as_bytes(), step).unwrap()), expected);
+            let told = [(2, Ok("a")), (3, Err("row")), (4, Err("row")), (5, Ok("d"))];
+            assert_eq!(ids(&all(Format::Csv, csv.as_bytes(), step).unwrap()), expected(&told));
             let lines = format!("{{\"id\":\"a\"}}\n{{\"id\":\"{long}\"}}\n\n{{\"id\":\"d\"}}");
-            let expected = [(1, Ok("a")), (2, Err("row")), (4, Ok("d"))];
-            assert_eq!(ids(&all(Format::Ndjson, lines.as_bytes(), step).unwrap()), expected);
+            let told = [(1, Ok("a")), (2, Err("row")), (4, Ok("d"))];
+            assert_eq!(ids(&all(Format::Ndjson, lines.as_bytes(), step).unwrap()), expected(&told));
         }
     }
 
     #[test]
     fn json_lines_are_read() {
         let file = b"{\"id\":\"a\",\"email\":null}\n[1]\n{\"email\":\"x\"}\n{\"id\":7}\n{\"id\":\"b\"";
-        let expected = [(1, Ok("a")), (2, Err("row")), (3, Err("id")), (4, Err("id")), (5, Err("row"))];
-        assert_eq!(ids(&all(Format::Ndjson, file, 3).unwrap()), expected);
+        let told = [(1, Ok("a")), (2, Err("row")), (3, Err("id")), (4, Err("id")), (5, Err("row"))];
+        assert_eq!(ids(&all(Format::Ndjson, file, 3).unwrap()), expected(&told));
     }
 
     #[test]
@@ -505,9 +529,9 @@ mod tests {
                 writer.write_record([id, text]).unwrap();
             }
             let rows = all(Format::Csv, &writer.into_inner().unwrap(), step).unwrap();
-            let read: Vec<_> = rows.into_iter().map(|row| row.read.unwrap()).map(|c| {
-                let text = c.fields["attributes"]["x"].as_str().unwrap().to_owned();
-                (c.id, text)
+            let read: Vec<_> = rows.into_iter().map(|row| member(row.read.unwrap()).unwrap()).map(|(id, fields)| {
+                let text = fields["attributes"]["x"].as_str().unwrap().to_owned();
+                (id, text)
             }).collect();
             prop_assert_eq!(read, cells);
         }
@@ -522,8 +546,8 @@ mod tests {
         fn good_lines_survive_any_bad_line(bad in "[a-z,\"{}]{0,30}") {
             let file = format!("id,email\nfirst,\n{bad}\nlast,x\nmore,y\n");
             let rows = all(Format::Csv, file.as_bytes(), 1000).unwrap();
-            let good: Vec<_> = rows.iter().filter_map(|r| r.read.as_ref().ok()).map(|c| c.id.as_str()).collect();
-            prop_assert!(good.contains(&"first") && good.contains(&"last") && good.contains(&"more"), "{:?}", rows);
+            let good: Vec<_> = ids(&rows).into_iter().filter_map(|(_, id)| id.ok()).collect();
+            prop_assert!(["first", "last", "more"].iter().all(|id| good.iter().any(|g| g == id)), "{:?}", rows);
         }
     }
 }

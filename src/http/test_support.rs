@@ -8,22 +8,31 @@ use super::{
     auth::{ApiKeyConfig, ApiKeys, Scope},
     probes::Check,
     router,
-    webhooks::{Call, Callback, Heard, HookError, Hooks, signed_url},
+    tracking::Tracked,
+    webhooks::{Call, Callback, HookError, Hooks, signed_url},
 };
-use crate::definitions::check_provider;
+use crate::{
+    approvals::Approvals,
+    definitions::check_provider,
+    inbound::Heard,
+    metrics::Metrics,
+    runtime::{clock::Clock, sinks::Sinks},
+};
 use async_trait::async_trait;
 use bellwether_connectors::{
+    channels::{Accepted, Message, SendError, Sink, whatsapp::ApprovedTemplate},
     log::{Append, Bounds, Commit, Committed, Consumer, Log, LogError, LogRecord, TopicPartition},
     store::{Checkpoint, ScanPage, Store, StoreError, TokenRange},
+    tracking::Purpose,
     webhooks::inbound::{Inbound, Keyword},
 };
 use bellwether_processors::definitions::{Compiled, Projects};
 use bellwether_schemas::{
     Channel, DeliveryId, NotificationId, Position, Timestamp, Topic,
     codec::{Encoded, decode},
-    definitions::Definitions,
+    definitions::{Definitions, Provider},
     member::{Address, Patch, Profile},
-    records::{DefinitionSet, MemberAction, MemberCommand, Receipt, ReceiptKind},
+    records::{DefinitionSet, ErrorKind, MemberAction, MemberCommand, Receipt, ReceiptKind},
     rows::{Cells, Read, Row, Span, Table, Value as Cell, Write},
     tables::{MemberRow, PROFILE},
     topics::partition_of,
@@ -143,6 +152,29 @@ impl Store for MemoryStore {
     }
 }
 
+/// A provider that takes everything but what goes to `gone@…`, `wait@…` and `wrong@…`.
+#[derive(Debug)]
+struct Taker;
+
+#[async_trait]
+impl Sink for Taker {
+    fn channel(&self) -> Channel {
+        Channel::Email
+    }
+    async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
+        let error = |kind, detail: &str, after| SendError { after, ..SendError::new(kind, detail) };
+        match message.to.split('@').next() {
+            Some("gone") => Err(error(ErrorKind::InvalidAddress, "550 no such user", None)),
+            Some("wait") => Err(error(ErrorKind::Throttled, "450 too fast", Some(Duration::from_secs(7)))),
+            Some("wrong") => Err(error(ErrorKind::Unauthorized, "535 who are you", None)),
+            _ => Ok(Accepted { provider_id: Some("q1".into()), ..Accepted::default() }),
+        }
+    }
+    async fn check(&self) -> Result<(), SendError> {
+        Ok(())
+    }
+}
+
 /// A log in memory that applies what it takes.
 #[derive(Debug)]
 pub(super) struct MemoryLog {
@@ -244,8 +276,10 @@ impl Log for MemoryLog {
         Err(LogError::Refused("no reading here".into()))
     }
 
-    async fn bounds(&self, _: Topic) -> Result<Vec<Bounds>, LogError> {
-        Ok(Vec::new())
+    async fn bounds(&self, topic: Topic) -> Result<Vec<Bounds>, LogError> {
+        let end = u64::try_from(self.records.lock().unwrap().len()).unwrap();
+        let bounds = |partition| Bounds { at: TopicPartition { topic, partition }, start: 0, end };
+        Ok((0..PARTITIONS).map(bounds).collect())
     }
 
     async fn progress(&self, group: &str, topic: Topic) -> Result<Vec<Commit>, LogError> {
@@ -283,6 +317,9 @@ impl Observer for Told {
     }
     fn webhook_unverified(&self, provider: &str) {
         self.0.lock().unwrap().push(format!("unverified {provider}"));
+    }
+    fn tracked(&self, purpose: Purpose, outcome: Tracked) {
+        self.0.lock().unwrap().push(format!("{} {}", purpose.name(), outcome.name()));
     }
 }
 
@@ -327,6 +364,22 @@ impl Hooks for PlainHook {
             address: None,
         });
         Ok(Callback { receipts: receipt.into_iter().collect(), ..Callback::default() })
+    }
+}
+
+/// An account with one approved template, which does not answer while a provider says `"version": "v0.0"`.
+#[derive(Debug)]
+struct PlainAccount;
+
+#[async_trait]
+impl Approvals for PlainAccount {
+    async fn templates(&self, provider: &Provider) -> Result<Option<Vec<ApprovedTemplate>>, String> {
+        if provider.settings.get("version").is_some_and(|version| version == "v0.0") {
+            return Err("transient: cannot connect".into());
+        }
+        let hello = json!({"name": "hello", "language": "en", "status": "APPROVED", "rejected_reason": null, "quality": "GREEN", "category": "UTILITY",
+            "named": false, "header": {"media": "image"}, "body": "Hi {{1}}", "parameters": 1, "buttons": [{"kind": "URL", "text": "Go", "parameters": 1}]});
+        Ok(Some(vec![serde_json::from_value(hello).unwrap()]))
     }
 }
 
@@ -432,6 +485,8 @@ impl House {
             clock: Arc::new(|| NOW),
             observer: Arc::clone(&told) as Arc<dyn Observer>,
             hooks: Arc::new(PlainHook),
+            sinks: Arc::new(Sinks::with(Metrics::new().unwrap(), Clock::system(), Box::new(|_| Ok(Arc::new(Taker))))),
+            approvals: Arc::new(PlainAccount),
             readiness: Arc::new(|| {
                 let check = Check { name: "definitions".into(), ok: true, detail: "loaded".into() };
                 Box::pin(async move { vec![check] })

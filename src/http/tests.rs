@@ -16,7 +16,7 @@ use bellwether_schemas::{
     records::{DeadLetter, DefinitionSet, Event, Header, MemberAction, MemberCommand, Reason, Receipt},
     tables::{
         AddressRow, AggregateRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow, LinkRow, MemberRow,
-        StoryRow,
+        StoryRow, SuppressionRow,
     },
 };
 use futures::StreamExt;
@@ -141,6 +141,7 @@ async fn every_route_wants_a_known_key_with_its_scope() {
         "stats" => "stats",
         "definitions" => "definitions",
         "dead-letters" => "dead_letters",
+        "suppressions" => "suppressions",
         _ => "",
     };
     for (path, methods) in ROUTES {
@@ -347,6 +348,168 @@ fn story_row(id: u128, at: i64, kind: &str, outcome: &str) -> StoryRow {
     }
 }
 
+/// That a member has an address, as the members processor notes it.
+fn has(member: &str, channel: Channel, address: &str) -> AddressRow {
+    let (channel, address) = (channel.name().into(), address.into());
+    AddressRow { project: "shop".into(), channel, address, member: member.into(), since: NOW }
+}
+
+#[tokio::test]
+async fn a_suppression_is_put_shown_and_lifted_for_whoever_has_the_address() {
+    let house = House::new().await;
+    let path = "/v1/suppressions/email/Anna@EXAMPLE.org";
+    let (anna, bert) =
+        (has("anna", Channel::Email, "Anna@example.org"), has("bert", Channel::Email, "Anna@example.org"));
+    house.store.put(anna);
+    house.store.put(bert);
+    house.store.put(has("carl", Channel::Email, "carl@example.org"));
+    house.get(path).await.is_problem();
+    let made = house.put(path, &json!({"reason": "by letter"})).await;
+    let expected = json!({"channel": "email", "address": "Anna@example.org", "reason": "by letter", "source": "operator all",
+        "since": NOW.to_string()});
+    assert_eq!((made.status.as_u16(), &made.body), (201, &expected));
+    assert_eq!(house.get(path).await.body, expected);
+    assert_eq!(house.put(path, &json!({"reason": "by phone"})).await.status, 200);
+    assert_eq!(house.store.all::<SuppressionRow>()[0].reason, "by phone");
+    for _ in 0..2 {
+        let gone = house.call(Method::DELETE, path, "all", &[], "").await;
+        assert_eq!(gone.status, 204, "also where it is gone already");
+    }
+    house.get(path).await.is_problem();
+    let commands: Vec<MemberCommand> = house.log.decoded(Topic::Members);
+    let told: Vec<_> = commands.iter().map(|c| (c.member.as_str(), c.action, c.reason.as_deref())).collect();
+    let both = |action, reason| [("anna", action, reason), ("bert", action, reason)];
+    let expected = [
+        both(MemberAction::Suppress, Some("by letter")),
+        both(MemberAction::Suppress, Some("by phone")),
+        both(MemberAction::Restore, None),
+        both(MemberAction::Restore, None),
+    ];
+    assert_eq!(told, expected.concat());
+    assert!(commands.iter().all(|c| c.actor == "operator all" && c.address.as_deref() == Some("Anna@example.org")));
+}
+
+#[tokio::test]
+async fn a_bad_suppression_is_refused_by_field_and_leaves_nothing() {
+    let house = House::new().await;
+    let good = json!({"reason": "r"});
+    house.put("/v1/suppressions/fax/1", &good).await.problem(422, "channel");
+    house.put("/v1/suppressions/email/nobody", &good).await.problem(422, "address");
+    house.put("/v1/suppressions/email/a@b.org", &json!({"reason": " "})).await.problem(422, "reason");
+    house.put("/v1/suppressions/email/a@b.org", &json!({"reason": "x".repeat(1_001)})).await.problem(422, "reason");
+    house.put("/v1/suppressions/email/a@b.org", &json!({"why": "r"})).await.problem(400, "body");
+    house.get("/v1/suppressions").await.problem(422, "channel");
+    house.get("/v1/suppressions?channel=fax").await.problem(422, "channel");
+    house.get("/v1/suppressions?channel=email&limit=0").await.problem(422, "limit");
+    house.get("/v1/suppressions?channel=email&cursor=%20").await.problem(422, "cursor");
+    house.get("/v1/suppressions/export?format=xml").await.problem(422, "format");
+    house.store.down.store(true, SeqCst);
+    assert_eq!(house.get("/v1/suppressions/export").await.status, 503, "before it says 200");
+    house.store.down.store(false, SeqCst);
+    assert!(house.store.all::<SuppressionRow>().is_empty());
+}
+
+#[tokio::test]
+async fn a_suppression_that_nobody_follows_is_told_as_pending() {
+    let house = House::new().await;
+    house.store.put(has("anna", Channel::Sms, "+4915112345678"));
+    house.log.applying.store(false, SeqCst);
+    let answer = house.put("/v1/suppressions/sms/0151%2012345678", &json!({"reason": "r"})).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["address"]), (202, &json!("+4915112345678")));
+    assert_eq!(house.store.all::<SuppressionRow>().len(), 1, "it is on the list all the same");
+    let answer = house.call(Method::DELETE, "/v1/suppressions/sms/+4915112345678", "all", &[], "").await;
+    assert_eq!(answer.status, 202);
+    let header = [("content-type", "text/csv")];
+    let body = "channel,address\nemail,a@b.org\n";
+    let answer = house.call(Method::POST, "/v1/suppressions/import", "all", &header, body).await;
+    assert_eq!(answer.status, 503, "an import does not go on where it cannot be sure: {}", answer.body);
+}
+
+#[tokio::test]
+async fn the_list_is_read_page_by_page_and_comes_back_as_it_was_exported() {
+    let house = House::new().await;
+    let mut rows: Vec<SuppressionRow> = (0..57)
+        .map(|n| {
+            let address = format!("\"m,{n}\"@example.org");
+            let reason = if n % 3 == 0 { String::new() } else { format!("550 5.1.1 \"no\", said it; {n}") };
+            suppression("email", &address, &reason)
+        })
+        .collect();
+    rows.push(suppression("app_push", "fcm:t/1", "gone"));
+    rows.push(SuppressionRow { project: "other".into(), ..suppression("email", "o@example.org", "not ours") });
+    rows.iter().cloned().for_each(|row| house.store.put(row));
+    let mut listed = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = house.get(&format!("/v1/suppressions?channel=email&limit=10{cursor}")).await.body;
+        let found = page["suppressions"].as_array().unwrap();
+        assert!(found.len() <= 10);
+        listed.extend(found.iter().map(|one| one["address"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    listed.sort();
+    let mut expected: Vec<_> = rows[..57].iter().map(|row| row.address.clone()).collect();
+    expected.sort();
+    assert_eq!(listed, expected, "each once");
+
+    for (format, media_type) in [("csv", "text/csv"), ("ndjson", "application/x-ndjson")] {
+        let export = house.get(&format!("/v1/suppressions/export?format={format}")).await;
+        assert!(export.headers["content-type"].to_str().unwrap().starts_with(media_type));
+        let Value::String(file) = export.body else { panic!("a file") };
+        let second = House::new().await;
+        let headers = [("content-type", media_type)];
+        let answer = second.call(Method::POST, "/v1/suppressions/import", "suppressions", &headers, file).await;
+        assert_eq!((&answer.body["accepted"], &answer.body["rejected"]), (&json!(58), &json!(0)), "{}", answer.body);
+        assert_eq!(answer.body["all_applied"], true);
+        let mut ours = house.store.all::<SuppressionRow>();
+        ours.retain(|row| row.project == "shop");
+        assert_eq!(second.store.all::<SuppressionRow>(), ours, "{format}");
+    }
+}
+
+#[tokio::test]
+async fn an_import_of_suppressions_takes_every_good_row_and_reports_every_bad_one() {
+    let house = House::new().await;
+    house.store.put(has("anna", Channel::Sms, "+4915112345678"));
+    let file = "channel,address,reason,since\nsms,0151 12345678,by hand,\nemail,nobody,,\nfax,1,,\nemail,a@b.org,,yesterday\n\
+                email,b@b.org,,2026-01-02T03:04:05Z\n,x,,\n";
+    let headers = [("content-type", "text/csv")];
+    let answer = house.call(Method::POST, "/v1/suppressions/import", "all", &headers, file).await;
+    let rejects = answer.body["first_rejects"].as_array().unwrap().iter();
+    let rejects: Vec<_> = rejects.map(|r| (r["line"].as_i64().unwrap(), r["field"].as_str().unwrap())).collect();
+    assert_eq!(rejects, [(3, "address"), (4, "channel"), (5, "since"), (7, "channel")], "{}", answer.body);
+    let mut rows = house.store.all::<SuppressionRow>();
+    rows.sort_by_key(|row| row.since);
+    let told: Vec<_> =
+        rows.iter().map(|row| (row.address.as_str(), row.source.as_str(), row.since.to_string())).collect();
+    let expected = [
+        ("b@b.org", "import all", "2026-01-02T03:04:05Z".to_owned()),
+        ("+4915112345678", "import all", NOW.to_string()),
+    ];
+    assert_eq!(told, expected);
+    let commands: Vec<MemberCommand> = house.log.decoded(Topic::Members);
+    assert_eq!(commands.iter().map(|c| c.member.as_str()).collect::<Vec<_>>(), ["anna"]);
+    let lines =
+        "{\"channel\": \"email\", \"address\": \"c@b.org\", \"note\": 1}\n{\"channel\": \"email\", \"address\": 7}\n";
+    let headers = [("content-type", "application/x-ndjson")];
+    let answer = house.call(Method::POST, "/v1/suppressions/import", "all", &headers, lines).await;
+    let fields: Vec<_> = answer.body["first_rejects"].as_array().unwrap().iter().map(|r| &r["field"]).collect();
+    assert_eq!(fields, [&json!("note"), &json!("address")]);
+}
+
+fn suppression(channel: &str, address: &str, reason: &str) -> SuppressionRow {
+    SuppressionRow {
+        project: "shop".into(),
+        channel: channel.into(),
+        shard: SuppressionRow::shard_of(address),
+        address: address.into(),
+        reason: reason.into(),
+        source: "provider mail".into(),
+        since: NOW,
+    }
+}
+
 #[tokio::test]
 async fn a_story_is_told_in_order_and_its_status_is_the_furthest_receipt() {
     let house = House::new().await;
@@ -533,6 +696,61 @@ async fn a_bad_request_about_dead_letters_is_refused_by_field() {
 }
 
 #[tokio::test]
+async fn channels_show_their_providers_and_send_test_messages() {
+    let house = House::new().await;
+    assert_eq!(house.get("/v1/channels").await.body, json!({"channels": []}));
+    let mut document = serde_json::to_value(shop()).unwrap();
+    let smtp =
+        json!({"kind": "smtp", "host": "mail.example", "from_address": "shop@example.com", "rate_per_second": 9});
+    document["providers"] = json!({"mail": smtp, "spare": {"kind": "smtp", "host": "b.example", "from_address": "b@b.example", "weight": 0}});
+    assert_eq!(house.put("/v1/definitions", &document).await.status.as_u16(), 200);
+    let states = async || {
+        let answer = house.get("/v1/channels").await;
+        assert_eq!(answer.body["channels"][0]["channel"], "email", "{}", answer.body);
+        answer.body["channels"][0]["providers"].clone()
+    };
+    let mail = json!({"name": "mail", "kind": "smtp", "weight": 1, "rate_per_second": 9, "state": "ok"});
+    assert_eq!(states().await, json!([mail, {"name": "spare", "kind": "smtp", "weight": 0, "state": "ok"}]));
+
+    let test = async |body: Value| house.post("/v1/channels/email/test", &body).await;
+    // Whom to, the provider that is named → accepted, classified, wait.
+    for (to, provider, accepted, error, wait) in [
+        ("ana@example.com", None, true, Value::Null, Value::Null),
+        ("ana@example.com", Some("spare"), true, Value::Null, Value::Null),
+        ("gone@example.com", None, false, json!("invalid_address"), Value::Null),
+        ("wrong@example.com", Some("spare"), false, json!("unauthorized"), Value::Null),
+        ("wait@example.com", None, false, json!("throttled"), json!(7)),
+    ] {
+        let answer = test(json!({"to": to, "provider": provider})).await;
+        let body = &answer.body;
+        assert_eq!(answer.status.as_u16(), 200, "{body}");
+        assert_eq!(body["provider"], provider.unwrap_or("mail"), "weight 0 stands in for others only");
+        assert_eq!(
+            (&body["accepted"], &body["error"], &body["retry_after_seconds"]),
+            (&json!(accepted), &error, &wait)
+        );
+        assert_eq!(body["detail"].is_string(), !accepted, "{body}");
+    }
+    let told = states().await;
+    assert_eq!((&told[0]["state"], &told[1]["state"]), (&json!("held"), &json!("stopped")), "{told}");
+    assert!(told[0]["until"].is_string() && told[1]["detail"].as_str().unwrap().contains("535"), "{told}");
+    test(json!({"to": "ana@example.com"})).await.problem(409, "provider");
+    assert_eq!(
+        test(json!({"to": "ana@example.com", "provider": "spare"})).await.body["accepted"],
+        true,
+        "a test passes a stop"
+    );
+    assert_eq!(states().await[1]["state"], "ok", "and ends it");
+
+    test(json!({"to": "no address"})).await.problem(422, "email");
+    test(json!({"to": "ana@example.com", "provider": "other"})).await.problem(422, "provider");
+    test(json!({"to": "ana@example.com", "template": "other"})).await.problem(422, "template");
+    test(json!({"from": "ana@example.com"})).await.problem(400, "body");
+    house.post("/v1/channels/pigeon/test", &json!({"to": "x"})).await.problem(422, "channel");
+    house.post("/v1/channels/sms/test", &json!({"to": "+4915112345678"})).await.problem(422, "channel");
+}
+
+#[tokio::test]
 async fn definitions_are_published_against_the_version_they_were_made_from() {
     let house = House::new().await;
     let read = house.get("/v1/definitions").await;
@@ -565,6 +783,49 @@ async fn definitions_are_published_against_the_version_they_were_made_from() {
     house.log.applying.store(false, SeqCst);
     let answer = publish(&serde_json::to_value(shop()).unwrap(), "\"2\"").await;
     assert_eq!((answer.status.as_u16(), &answer.body["applied"]), (202, &json!(false)));
+}
+
+#[tokio::test]
+async fn whatsapp_templates_are_listed_and_held_against_what_is_published() {
+    let house = House::new().await;
+    house.get("/v1/channels/whatsapp/templates").await.problem(404, "project");
+    let mut document = serde_json::to_value(shop()).unwrap();
+    document["providers"]["wa"] =
+        json!({"kind": "whatsapp_cloud", "phone_number_id": "1", "access_token": {"env": "X"}});
+    let variant = |parameters: &[&str]| json!({"template": {"name": "hello", "language": "en", "parameters": parameters, "buttons": ["x"]}, "header": {"kind": "image", "url": "https://h.example/a"}});
+    document["templates"]["greeting"] = json!({"channels": {"whatsapp": {"en": variant(&[])}}});
+    let refused = house.put("/v1/definitions", &document).await;
+    let found = &refused.problem(422, "templates.greeting.channels.whatsapp.en.template.parameters")["findings"];
+    assert_eq!(found[0]["problem"], "0 are given, and the body of `hello` (en) has 1 placeholders");
+    document["templates"]["greeting"]["channels"]["whatsapp"]["en"] = variant(&["Ana"]);
+    document["templates"]["code"] = json!({"channels": {"sms": {"en": {"text": "It’s"}}}});
+    document["providers"]["sms"] =
+        json!({"kind": "twilio", "account_sid": "AC1", "auth_token": {"env": "X"}, "from": "+1"});
+    let fine = house.put("/v1/definitions", &document).await;
+    assert_eq!(
+        (fine.status.as_u16(), fine.body["remarks"][0]["field"].as_str()),
+        (200, Some("templates.code.channels.sms.en.text"))
+    );
+    assert_eq!(house.get("/v1/definitions").await.body["remarks"], fine.body["remarks"]);
+
+    let listed = house.get("/v1/channels/whatsapp/templates").await;
+    let account = &listed.body["accounts"][0];
+    assert_eq!(
+        (&account["provider"], &account["templates"][0]["status"], &account["templates"][0]["header"]),
+        (&json!("wa"), &json!("APPROVED"), &json!("image"))
+    );
+    assert_eq!(house.call(Method::GET, "/v1/channels/whatsapp/templates", "stats", &[], "").await.status, 403);
+
+    // Whoever cannot ask Meta publishes all the same, and is told.
+    document["providers"]["wa"]["version"] = json!("v0.0");
+    document["templates"]["greeting"]["channels"]["whatsapp"]["en"] = variant(&[]);
+    let unasked = house.put("/v1/definitions", &document).await;
+    assert_eq!(unasked.status, 200);
+    let remark = &unasked.body["remarks"][1];
+    assert_eq!(remark["field"], "providers.wa");
+    assert!(remark["problem"].as_str().unwrap().ends_with("transient: cannot connect"), "{remark}");
+    let listed = house.get("/v1/channels/whatsapp/templates").await;
+    assert_eq!(listed.body["accounts"][0]["problem"], "transient: cannot connect");
 }
 
 #[tokio::test]
@@ -775,6 +1036,7 @@ enum Commands {
     #[command(name = "deadletters")]
     DeadLetters(crate::cli::DeadLetters),
     Members(crate::cli::Members),
+    Suppressions(crate::cli::Suppressions),
 }
 
 /// Runs a command line against a house, as `bellwether` does.
@@ -784,6 +1046,7 @@ async fn command(house: &House, line: &[&str]) -> anyhow::Result<()> {
         Commands::Explain(command) => command.run().await,
         Commands::DeadLetters(command) => command.run().await,
         Commands::Members(command) => command.run().await,
+        Commands::Suppressions(command) => command.run().await,
     }
 }
 
@@ -822,6 +1085,17 @@ async fn the_commands_do_what_the_api_does() {
     command(&house, &["deadletters", "replay", "--reason", "invalid"]).await.unwrap();
     assert_eq!(house.log.appended(Topic::Events).len(), 5);
     assert!(command(&house, &["deadletters", "replay"]).await.is_err(), "nothing named");
+
+    command(&house, &["suppressions", "add", "email", "a@b.org", "--reason", "by letter"]).await.unwrap();
+    command(&house, &["suppressions", "list", "email"]).await.unwrap();
+    command(&house, &["suppressions", "show", "email", "a@b.org"]).await.unwrap();
+    let exported = folder.path().join("suppressions.csv");
+    command(&house, &["suppressions", "export", exported.to_str().unwrap()]).await.unwrap();
+    command(&house, &["suppressions", "remove", "email", "a@b.org"]).await.unwrap();
+    assert!(house.store.all::<SuppressionRow>().is_empty());
+    command(&house, &["suppressions", "import", exported.to_str().unwrap()]).await.unwrap();
+    assert_eq!(house.store.all::<SuppressionRow>()[0].reason, "by letter");
+    assert!(command(&house, &["suppressions", "show", "email", "b@b.org"]).await.is_err());
 }
 
 /// Bodies that are nearly right, and bodies that are nothing at all.
@@ -894,6 +1168,8 @@ fn no_body_panics_or_fails_the_server() {
         (Method::POST, "/v1/events"),
         (Method::PUT, "/v1/members/anna"),
         (Method::POST, "/v1/members/import"),
+        (Method::POST, "/v1/suppressions/import"),
+        (Method::PUT, "/v1/suppressions/email/a@b.org"),
         (Method::POST, "/v1/dead-letters/replay"),
         (Method::PUT, "/v1/definitions"),
         (Method::POST, "/v1/webhooks/shop/main?r=%00"),

@@ -7,6 +7,7 @@ use super::{
     extract::Segment,
     problem::{FieldError, Problem, ProblemDocument},
 };
+use crate::inbound::{Heard, commands};
 use axum::{
     Form,
     body::Body,
@@ -14,20 +15,12 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bellwether_connectors::{
-    log::Append,
-    webhooks::inbound::{Inbound, Keyword},
-};
+use bellwether_connectors::log::Append;
 use bellwether_schemas::{
-    Channel, Timestamp,
-    records::{MemberAction, MemberCommand, Receipt, Record},
-    rows::{Read, Row},
-    tables::{AddressRow, LinkRow},
+    Timestamp,
+    records::{Receipt, Record},
 };
 use std::{fmt::Debug, sync::Arc};
-
-/// Members of one address that are looked at.
-const MAX_SHARING: usize = 20;
 
 /// One call of a provider's, as it came.
 #[derive(Clone, Copy, Debug)]
@@ -63,53 +56,6 @@ pub struct Callback {
     pub receipts: Vec<Receipt>,
     /// What members did.
     pub heard: Vec<Heard>,
-}
-
-/// What a member did on a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// Said something.
-    Said(Inbound),
-    /// Came by a link that we gave to one member.
-    Linked {
-        /// Channel.
-        channel: Channel,
-        /// The address to link.
-        address: String,
-        /// What the link carried.
-        token: String,
-        /// When.
-        at: Timestamp,
-    },
-    /// Shut us out.
-    Left {
-        /// Channel.
-        channel: Channel,
-        /// Address.
-        address: String,
-        /// When.
-        at: Timestamp,
-    },
-    /// Let us in again.
-    Returned {
-        /// Channel.
-        channel: Channel,
-        /// Address.
-        address: String,
-        /// When.
-        at: Timestamp,
-    },
-    /// Is at another address from now on.
-    Moved {
-        /// Channel.
-        channel: Channel,
-        /// The old address.
-        from: String,
-        /// The new one.
-        to: String,
-        /// When.
-        at: Timestamp,
-    },
 }
 
 /// Why a callback is not taken.
@@ -214,89 +160,14 @@ impl Shared {
         })?;
         let mut records: Vec<Record> = told.receipts.into_iter().map(Record::Receipt).collect();
         for heard in told.heard {
-            records.extend(self.commands(call.project, call.provider, heard).await?.into_iter().map(Record::Member));
+            let commands = commands(&*self.api.store, call.project, call.provider, heard).await?;
+            records.extend(commands.into_iter().map(Record::Member));
         }
         let appends = records.iter().map(Append::of).collect::<Result<Vec<_>, _>>()?;
         if !appends.is_empty() {
             self.api.log.append(appends).await?;
         }
         Ok(told.answer.map_or_else(|| StatusCode::NO_CONTENT.into_response(), IntoResponse::into_response))
-    }
-
-    /// What follows for the members whose address it is.
-    async fn commands(&self, project: &str, provider: &str, heard: Heard) -> Result<Vec<MemberCommand>, Problem> {
-        use MemberAction::{AddAddress, Heard as Wrote, OptIn, OptOut, RemoveAddress};
-        let command = |member: &str, at, action, channel, address: &str, reason: &str| MemberCommand {
-            project: project.to_owned(),
-            member: member.to_owned(),
-            at,
-            actor: format!("member by {provider}"),
-            action,
-            patch: None,
-            channel: Some(channel),
-            address: Some(address.to_owned()),
-            reason: (!reason.is_empty()).then(|| reason.to_owned()),
-        };
-        let (channel, address, at, actions): (_, _, _, &[(MemberAction, &str)]) = match &heard {
-            Heard::Said(said) => {
-                let actions: &[_] = match said.keyword {
-                    Some(Keyword::Stop) => &[(Wrote, ""), (OptOut, "the member asked to stop")],
-                    Some(Keyword::Start) => &[(Wrote, ""), (OptIn, "the member asked to start")],
-                    Some(Keyword::Help) | None => &[(Wrote, "")],
-                };
-                (said.channel, &said.from, said.at, actions)
-            }
-            Heard::Left { channel, address, at } => (*channel, address, *at, &[(OptOut, "the member blocked us")]),
-            Heard::Returned { channel, address, at } => (*channel, address, *at, &[(OptIn, "the member unblocked us")]),
-            Heard::Moved { channel, from, to, at } => {
-                let mut commands = Vec::new();
-                for member in self.members_at(project, *channel, from).await? {
-                    commands.push(command(&member, *at, AddAddress, *channel, to, "the provider moved it"));
-                    commands.push(command(&member, *at, RemoveAddress, *channel, from, "the provider moved it"));
-                }
-                return Ok(commands);
-            }
-            Heard::Linked { channel, address, token, at } => {
-                let rows =
-                    self.api.store.read(&[LinkRow::read_one(token.as_str())]).await?.into_iter().flatten().next();
-                let link = rows.map(LinkRow::from_cells).transpose()?.filter(|link| link.project == project);
-                // A link that is unknown or too old links nobody; the member is told nothing, because it may be a stranger's guess.
-                return Ok(link.map_or_else(Vec::new, |link| {
-                    vec![
-                        command(&link.member, *at, AddAddress, *channel, address, "the member came by a link"),
-                        command(&link.member, *at, OptIn, *channel, address, "the member came by a link"),
-                    ]
-                }));
-            }
-        };
-        let members = self.members_at(project, channel, address).await?;
-        let commands = members.iter().flat_map(|member| {
-            actions.iter().map(|(action, reason)| command(member, at, *action, channel, address, reason))
-        });
-        Ok(commands.collect())
-    }
-
-    /// The members that have an address.
-    pub(super) async fn members_at(
-        &self,
-        project: &str,
-        channel: Channel,
-        address: &str,
-    ) -> Result<Vec<String>, Problem> {
-        let read = Read { limit: Some(MAX_SHARING), ..AddressRow::read_all(project, channel.name(), address) };
-        let mut members = Vec::new();
-        for cells in self.api.store.read(&[read]).await?.into_iter().flatten() {
-            let member = AddressRow::from_cells(cells)?.member;
-            // The index may know more than the profile (see the members processor).
-            let profile = self.profile(project, &member).await?;
-            let has = |profile: bellwether_schemas::member::Profile| {
-                profile.addresses.get(&channel).is_some_and(|list| list.iter().any(|a| a.address == address))
-            };
-            if profile.is_some_and(has) {
-                members.push(member);
-            }
-        }
-        Ok(members)
     }
 }
 

@@ -3,12 +3,15 @@
 //!
 //! The loop decides nothing: what is sent is `processors::deliver::prepare`, what follows is `settle`, which offsets are whose is the `Ledger`.
 
-use crate::runtime::{
-    message::message,
-    retry::until_available,
-    sinks::{Outlet, Sinks},
-    stages::project_in_key,
-    worker::{Context, Fatal, encode, malformed},
+use crate::{
+    runtime::{
+        message::message,
+        retry::until_available,
+        sinks::{Outlet, Sinks},
+        stages::project_in_key,
+        worker::{Context, Fatal, encode, malformed},
+    },
+    tracking::Trackers,
 };
 use bellwether_connectors::{
     channels::{Accepted, Message, SendError},
@@ -19,12 +22,13 @@ use bellwether_processors::{
     definitions::Projects,
     deliver::{Prepared, Tried, prepare, settle},
     ledger::{Arrival, Ledger},
+    processor::Refusal,
 };
 use bellwether_schemas::{
     Channel, Lane, Topic,
     codec::decode,
     definitions::{OnAmbiguous, Provider},
-    records::{Delivery, ErrorKind, Record},
+    records::{Delivery, ErrorKind, Reason, Record},
 };
 use futures::FutureExt as _;
 use std::{
@@ -42,6 +46,7 @@ pub struct Deliverer {
     consumer: Box<dyn Consumer>,
     projects: watch::Receiver<Projects>,
     sinks: Arc<Sinks>,
+    trackers: Trackers,
     /// Records that may be here at once: arrived and not settled.
     window: usize,
     /// Partitions of the channel's topics, all instances together.
@@ -56,6 +61,8 @@ pub struct Deliverer {
     ended: Vec<Ended>,
     /// The books say more than what was committed, without a call having ended.
     uncommitted: bool,
+    /// Changes of the providers' health that were looked at; `None` while something waits for a stopped provider that another could take.
+    health_seen: Option<u64>,
     /// When a commit last passed: proof that we were the owner then.
     proven: Instant,
 }
@@ -120,12 +127,14 @@ impl Deliverer {
             consumer,
             projects,
             sinks,
+            trackers: Trackers::default(),
             window: window.max(1),
             books: BTreeMap::new(),
             ready: [VecDeque::new(), VecDeque::new()],
             calls: JoinSet::new(),
             ended: Vec::new(),
             uncommitted: false,
+            health_seen: Some(0),
             proven: Instant::now(),
         })
     }
@@ -157,6 +166,11 @@ impl Deliverer {
         }
         while let Some(called) = self.calls.try_join_next() {
             self.finish(called);
+        }
+        let changes = self.sinks.board().changes();
+        if self.health_seen != Some(changes) {
+            self.health_seen = Some(changes);
+            self.reroute();
         }
         if self.is_worth_a_flush() {
             self.flush().await?;
@@ -276,41 +290,122 @@ impl Deliverer {
                 return;
             }
         };
-        let projects = self.projects.borrow().clone();
-        let prepared = match projects.get(&delivery.project) {
-            Some(project) => prepare(&delivery, project, now),
-            None => Prepared::End(Output {
-                refused: Some(bellwether_processors::processor::Refusal::new(
-                    bellwether_schemas::records::Reason::Invalid,
-                    format!("project: `{}` has no definitions; apply them, then replay", delivery.project),
-                )),
-                ..Output::default()
-            }),
-        };
-        let (rendered, name) = match prepared {
-            Prepared::Send(rendered, name) => (rendered, name),
-            Prepared::End(output) => {
-                self.end(at, offset, &record, output);
-                return;
+        match self.job(at, offset, record, delivery, None) {
+            Ok(job) if arrival == Arrival::Ambiguous && job.provider.on_ambiguous == OnAmbiguous::Hold => {
+                let doubt = Tried::Failed {
+                    kind: ErrorKind::Ambiguous,
+                    detail: "the process that claimed it ended before it was settled".into(),
+                    after: None,
+                };
+                let output = settle(&job.delivery, &job.message.reference.provider, &job.provider, doubt, now);
+                self.end(at, offset, &job.record, output);
             }
+            Ok(job) => {
+                if let Some(book) = self.books.get_mut(&at) {
+                    book.waiting.push_back(job);
+                }
+            }
+            Err(ended) => {
+                let (record, output) = *ended;
+                self.end(at, offset, &record, output);
+            }
+        }
+    }
+
+    /// Prepares a delivery to be sent, `by` that provider or by the one that it belongs to now; or its record, and how it ends without a call.
+    fn job(
+        &self,
+        at: TopicPartition,
+        offset: u64,
+        record: LogRecord,
+        delivery: Delivery,
+        by: Option<&str>,
+    ) -> Result<Job, Box<(LogRecord, Output)>> {
+        let now = self.context.clock.now();
+        let projects = self.projects.borrow().clone();
+        let Some(project) = projects.get(&delivery.project) else {
+            let detail = format!("project: `{}` has no definitions; apply them, then replay", delivery.project);
+            let refused = Some(Refusal::new(Reason::Invalid, detail));
+            return Err(Box::new((record, Output { refused, ..Output::default() })));
         };
-        let definition = projects.get(&delivery.project).and_then(|p| p.document.providers.get(&name));
-        let Some(provider) = definition.cloned() else { return };
-        if arrival == Arrival::Ambiguous && provider.on_ambiguous == OnAmbiguous::Hold {
-            let doubt = Tried::Failed {
-                kind: ErrorKind::Ambiguous,
-                detail: "the process that claimed it ended before it was settled".into(),
-                after: None,
-            };
-            let output = settle(&delivery, &name, &provider, doubt, now);
-            self.end(at, offset, &record, output);
-            return;
+        let may_call = |name: &str| by.map_or_else(|| self.sinks.takes(project, name), |by| by == name);
+        match prepare(&delivery, project, may_call, now) {
+            Prepared::End(output) => Err(Box::new((record, output))),
+            Prepared::Send(rendered, name, provider) => {
+                let tracker = match self.trackers.of(project) {
+                    Ok(tracker) => tracker,
+                    // Without its links a message must not go out: a letter to many would offer no way to unsubscribe.
+                    Err(error) => {
+                        let (kind, detail) = (ErrorKind::Unauthorized, error.to_string());
+                        let tried = Tried::Failed { kind, detail, after: None };
+                        return Err(Box::new((record, settle(&delivery, &name, &provider, tried, now))));
+                    }
+                };
+                let outlet = self.sinks.outlet(&delivery.project, &name, &provider);
+                let message = message(&delivery, *rendered, &name, tracker.as_deref(), now);
+                Ok(Job { at, offset, record, delivery, message, outlet, provider })
+            }
         }
-        let outlet = self.sinks.outlet(&delivery.project, &name, &provider);
-        let message = message(&delivery, *rendered, &name, now);
-        if let Some(book) = self.books.get_mut(&at) {
-            book.waiting.push_back(Job { at, offset, record, delivery, message, outlet, provider });
+    }
+
+    /// Gives what waits for a stopped provider to another one that may be called, where there is one.
+    fn reroute(&mut self) {
+        for lane in 0..self.ready.len() {
+            for job in std::mem::take(&mut self.ready[lane]) {
+                // What is claimed has a place among the calls of its provider.
+                match self.rerouted(&job) {
+                    Some(Ok(other)) if other.outlet.reserve() => {
+                        job.outlet.release();
+                        self.ready[lane].push_back(other);
+                    }
+                    Some(Err(output)) => {
+                        job.outlet.release();
+                        self.end(job.at, job.offset, &job.record, output);
+                    }
+                    None => self.ready[lane].push_back(job),
+                    Some(Ok(_)) => {
+                        self.health_seen = None;
+                        self.ready[lane].push_back(job);
+                    }
+                }
+            }
         }
+        let partitions: Vec<TopicPartition> = self.books.keys().copied().collect();
+        for at in partitions {
+            let waiting = self.books.get_mut(&at).map(|book| std::mem::take(&mut book.waiting)).unwrap_or_default();
+            let mut kept = VecDeque::with_capacity(waiting.len());
+            for job in waiting {
+                match self.rerouted(&job) {
+                    None => kept.push_back(job),
+                    Some(Ok(other)) => kept.push_back(other),
+                    Some(Err(output)) => self.end(at, job.offset, &job.record, output),
+                }
+            }
+            if let Some(book) = self.books.get_mut(&at) {
+                book.waiting = kept;
+            }
+        }
+    }
+
+    /// A job that waits for a stopped provider, made anew for one that may be called and has room; or how it ends without a call. `None`:
+    /// it stays as it is.
+    fn rerouted(&mut self, job: &Job) -> Option<Result<Job, Output>> {
+        if !job.outlet.is_stopped() {
+            return None;
+        }
+        let project = self.projects.borrow().get(&job.delivery.project).cloned()?;
+        let may_call = |name: &str| self.sinks.takes(&project, name);
+        let (name, provider) = project.provider_of(self.channel, &job.delivery.address, may_call)?;
+        let outlet = self.sinks.outlet(&project.project, name, provider);
+        if Arc::ptr_eq(&outlet, &job.outlet) {
+            return None;
+        }
+        if !outlet.has_room() {
+            self.health_seen = None;
+            return None;
+        }
+        let made = self.job(job.at, job.offset, job.record.clone(), job.delivery.clone(), Some(name));
+        Some(made.map_err(|ended| ended.1))
     }
 
     /// An offset is done: its records go out with the next flush.
@@ -340,7 +435,13 @@ impl Deliverer {
             Ok(accepted) => {
                 let took = now.since(job.delivery.accepted_at).as_secs_f64();
                 self.context.metrics.end_to_end_of(channel, lane).observe(took);
-                Tried::Accepted { provider_id: accepted.provider_id, moved_to: accepted.moved_to }
+                let Accepted { provider_id, moved_to, segments } = accepted;
+                if let Some(segments) = segments {
+                    let provider = format!("{}/{}", job.delivery.project, job.message.reference.provider);
+                    let labels = [provider.as_str(), segments.encoding.name()];
+                    self.context.metrics.sms_segments.with_label_values(&labels).inc_by(segments.segments as u64);
+                }
+                Tried::Accepted { provider_id, moved_to, detail: segments.map(|segments| segments.to_string()) }
             }
             Err(SendError { kind, detail, after, .. }) => Tried::Failed { kind, detail, after },
         };

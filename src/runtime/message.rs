@@ -1,5 +1,6 @@
-//! From a delivery and its rendered texts to what a connector takes. Adds nothing and leaves nothing out.
+//! From a delivery and its rendered texts to what a connector takes. Leaves nothing out, and adds nothing but the project's own links.
 
+use crate::{runtime::links::Links, tracking::Tracker};
 use bellwether_connectors::channels::{Content, Email, Message, Push, Reference, Whatsapp};
 use bellwether_processors::content::Rendered;
 use bellwether_schemas::{
@@ -8,24 +9,40 @@ use bellwether_schemas::{
     records::Delivery,
 };
 
-/// The message of a delivery, to be sent by the provider of that name.
+/// The message of a delivery, to be sent by the provider of that name; its links lead through us where the project tracks.
 #[must_use]
-pub fn message(delivery: &Delivery, rendered: Rendered, provider: &str, now: Timestamp) -> Message {
+pub fn message(
+    delivery: &Delivery,
+    rendered: Rendered,
+    provider: &str,
+    tracker: Option<&Tracker>,
+    now: Timestamp,
+) -> Message {
+    let reference = Reference {
+        delivery: delivery.id,
+        notification: delivery.notification,
+        project: delivery.project.clone(),
+        member: delivery.member.clone(),
+        template: delivery.template.clone(),
+        provider: provider.to_owned(),
+    };
+    let links = tracker.map(|tracker| Links::of(tracker, delivery, &reference));
+    let mut variant = rendered.variant;
+    if let Some(links) = &links {
+        links.offer_unsubscribe(&mut variant);
+    }
+    let content = content(delivery, variant, now);
     Message {
         delivery: delivery.id,
         attempt: delivery.attempt,
         to: delivery.address.clone(),
-        content: content(delivery, rendered.variant, now),
+        content: match &links {
+            Some(links) => links.track(content, delivery.lane),
+            None => content,
+        },
         lane: delivery.lane,
         ttl: delivery.expires_at.map(|at| at.since(now)),
-        reference: Reference {
-            delivery: delivery.id,
-            notification: delivery.notification,
-            project: delivery.project.clone(),
-            member: delivery.member.clone(),
-            template: delivery.template.clone(),
-            provider: provider.to_owned(),
-        },
+        reference,
     }
 }
 
@@ -61,6 +78,7 @@ fn content(delivery: &Delivery, variant: Variant, now: Timestamp) -> Content {
             image,
             data,
             delivered_url: None,
+            clicked_url: None,
         }),
         Channel::Webhook => Content::Json { body: json.unwrap_or_default() },
     }

@@ -1,7 +1,8 @@
-//! While log or store do not answer, a loop waits and asks again: nothing is lost, the offset stands. One log line when it begins and one when it
+//! While log, store or a provider that is asked do not answer, a loop waits and asks again: nothing is lost, the offset stands. One log line when it begins and one when it
 //! ends, not one a try.
 
-use bellwether_connectors::{log::LogError, store::StoreError};
+use bellwether_connectors::{channels::SendError, log::LogError, store::StoreError};
+use bellwether_schemas::records::ErrorKind;
 use std::{fmt::Display, future::Future, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,11 @@ const LONGEST: Duration = Duration::from_secs(5);
 pub trait Transient: Display {
     /// Whether it may.
     fn is_transient(&self) -> bool;
+
+    /// How long we were told to wait.
+    fn after(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl Transient for LogError {
@@ -23,6 +29,16 @@ impl Transient for LogError {
 impl Transient for StoreError {
     fn is_transient(&self) -> bool {
         Self::is_transient(self)
+    }
+}
+
+/// Of calls that only ask: they may be made again.
+impl Transient for SendError {
+    fn is_transient(&self) -> bool {
+        matches!(self.kind, ErrorKind::Transient | ErrorKind::Throttled)
+    }
+    fn after(&self) -> Option<Duration> {
+        self.after
     }
 }
 
@@ -51,7 +67,7 @@ where
                     reported = true;
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
+                    () = tokio::time::sleep(error.after().unwrap_or_default().max(wait)) => {}
                     () = stop.cancelled() => {}
                 }
                 wait = (wait * 2).min(LONGEST);

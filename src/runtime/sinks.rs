@@ -1,11 +1,21 @@
-//! Providers that can be called: built once from their settings, shared by every consumer of the process, with the bound on calls in flight.
+//! Providers that can be called: built once from their settings, shared by every consumer of the process, with the bound on calls in flight
+//! and what the cluster knows of their health.
 
-use crate::metrics::Metrics;
+use crate::{
+    metrics::Metrics,
+    runtime::{clock::Clock, health::Board},
+};
 use bellwether_connectors::channels::{
     self, Accepted, Message, SendError,
-    pacing::{Paced, Permit},
+    pacing::{Change, Paced, Permit},
 };
-use bellwether_schemas::{Channel, definitions::Provider, records::ErrorKind};
+use bellwether_processors::definitions::Compiled;
+use bellwether_schemas::{
+    Channel, Timestamp,
+    definitions::Provider,
+    records::{ErrorKind, ProviderHealth, Standing},
+    topics,
+};
 use prometheus::IntGauge;
 use std::{
     collections::HashMap,
@@ -20,7 +30,11 @@ use tokio::time::Instant;
 /// Every provider of this process, by project and name. An applied change makes a new one; calls in flight end with the old one.
 pub struct Sinks {
     metrics: Metrics,
+    clock: Clock,
     build: Build,
+    /// Tells this process from others on the log.
+    instance: Arc<str>,
+    board: Arc<Board>,
     outlets: Mutex<HashMap<(String, String), Arc<Outlet>>>,
     /// Of each channel's partitions, the part that is ours: as much of every provider's limit is ours, too.
     shares: Mutex<HashMap<Channel, f64>>,
@@ -37,7 +51,14 @@ impl std::fmt::Debug for Sinks {
 
 /// A provider with its pace and its bound.
 pub struct Outlet {
+    project: String,
+    name: String,
     provider: Provider,
+    /// See [`fingerprint`].
+    settings: String,
+    instance: Arc<str>,
+    clock: Clock,
+    board: Arc<Board>,
     /// What to call, or why it cannot be called.
     paced: Result<Paced, String>,
     /// Claimed or in flight.
@@ -50,14 +71,53 @@ pub struct Outlet {
 impl Sinks {
     /// With the connectors of this house.
     #[must_use]
-    pub fn new(metrics: Metrics) -> Self {
-        Self::with(metrics, Box::new(|provider| channels::build(&provider.kind, &provider.settings)))
+    pub fn new(metrics: Metrics, clock: Clock) -> Self {
+        Self::with(metrics, clock, Box::new(|provider| channels::build(&provider.kind, &provider.settings)))
     }
 
     /// With sinks made elsewhere: for simulations and benches.
     #[must_use]
-    pub fn with(metrics: Metrics, build: Build) -> Self {
-        Self { metrics, build, outlets: Mutex::default(), shares: Mutex::default() }
+    pub fn with(metrics: Metrics, clock: Clock, build: Build) -> Self {
+        Self {
+            metrics,
+            clock,
+            build,
+            instance: uuid::Uuid::now_v7().to_string().into(),
+            board: Arc::default(),
+            outlets: Mutex::default(),
+            shares: Mutex::default(),
+        }
+    }
+
+    /// What the cluster knows of its providers.
+    #[must_use]
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
+    }
+
+    /// What was last found of a provider as it is defined now.
+    #[must_use]
+    pub fn health(&self, project: &str, name: &str, provider: &Provider) -> Option<ProviderHealth> {
+        self.board.of(project, name, &fingerprint(provider))
+    }
+
+    /// Whether to give a message to this provider of a project where another one could take it too.
+    #[must_use]
+    pub fn takes(&self, project: &Compiled, name: &str) -> bool {
+        let provider = project.document.providers.get(name);
+        provider.is_some_and(|provider| self.outlet(&project.project, name, provider).takes())
+    }
+
+    /// Takes over what an instance found.
+    pub fn adopt(&self, health: ProviderHealth) {
+        if *health.instance != *self.instance {
+            let key = (health.project.clone(), health.provider.clone());
+            let outlets = self.outlets.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(outlet) = outlets.get(&key).filter(|outlet| outlet.settings == health.settings) {
+                outlet.adopt(&health);
+            }
+        }
+        self.board.heard(health);
     }
 
     /// Tells how much of a channel's partitions is ours, 0 to 1: the providers of the channel are called at that part of their limit, so that
@@ -95,16 +155,30 @@ impl Sinks {
             .inspect_err(|error| tracing::error!(project, provider = name, error, "provider not usable"));
         let label = format!("{project}/{name}");
         let outlet = Arc::new(Outlet {
+            project: project.to_owned(),
+            name: name.to_owned(),
             provider: provider.clone(),
+            settings: fingerprint(provider),
+            instance: Arc::clone(&self.instance),
+            clock: self.clock.clone(),
+            board: Arc::clone(&self.board),
             paced,
             reserved: AtomicUsize::new(0),
             in_flight: self.metrics.provider_in_flight.with_label_values(&[&label]),
             held: self.metrics.provider_held.with_label_values(&[&label]),
             stopped: self.metrics.provider_stopped.with_label_values(&[&label]),
         });
+        if let Some(health) = self.board.of(project, name, &outlet.settings) {
+            outlet.adopt(&health);
+        }
         outlets.insert(key, Arc::clone(&outlet));
         outlet
     }
+}
+
+/// What tells a provider's definition from another.
+fn fingerprint(provider: &Provider) -> String {
+    format!("{:016x}", topics::hash(&serde_json::to_vec(provider).unwrap_or_default()))
 }
 
 /// The right to make one call by an outlet.
@@ -145,15 +219,35 @@ impl Outlet {
             Err(problem) => return Ok(Go::Unusable(SendError::new(ErrorKind::Unauthorized, problem.clone()))),
         };
         paced.try_acquire().map(Go::Call).ok_or_else(|| {
+            self.show();
             let state = paced.state();
-            self.held.set(i64::from(state.held_until.is_some()));
-            self.stopped.set(i64::from(state.stopped_until.is_some()));
             let until = state.held_until.max(state.stopped_until);
             let gap = state.per_second.map_or(0.005, |rate| (1.0 / rate.max(0.001)).clamp(0.001, 0.05));
             until
                 .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
                 .max(Duration::from_secs_f64(gap))
         })
+    }
+
+    /// The right to make one call that an operator asks for, whatever the pace; `None` while the provider told us to wait.
+    #[must_use]
+    pub fn insist(&self) -> Option<Go> {
+        match &self.paced {
+            Ok(paced) => paced.insist().map(Go::Call),
+            Err(problem) => Some(Go::Unusable(SendError::new(ErrorKind::Unauthorized, problem.clone()))),
+        }
+    }
+
+    /// Whether to give a message to this provider where another one could take it too; see [`Paced::takes`].
+    #[must_use]
+    pub fn takes(&self) -> bool {
+        self.paced.as_ref().is_ok_and(Paced::takes)
+    }
+
+    /// Whether the provider refuses our account or fails too often.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.paced.as_ref().is_ok_and(|paced| paced.state().stopped_until.is_some())
     }
 
     /// Makes the call.
@@ -165,8 +259,12 @@ impl Outlet {
             Go::Unusable(error) => Err(error),
             Go::Call(permit) => {
                 self.in_flight.inc();
-                let result = permit.send(message).await;
+                let (result, change) = permit.send(message).await;
                 self.in_flight.dec();
+                if let Some(change) = change {
+                    self.show();
+                    self.board.found(self.health(change, &result));
+                }
                 result
             }
         }
@@ -175,10 +273,49 @@ impl Outlet {
     /// A call came back: its place is free.
     pub fn done(&self) {
         self.release();
+        self.show();
+    }
+
+    fn show(&self) {
         if let Ok(paced) = &self.paced {
             let state = paced.state();
             self.held.set(i64::from(state.held_until.is_some()));
             self.stopped.set(i64::from(state.stopped_until.is_some()));
         }
+    }
+
+    /// What a call's answer changed, for the others.
+    fn health(&self, change: Change, answer: &Result<Accepted, SendError>) -> ProviderHealth {
+        let now = self.clock.now();
+        let at = |until: Instant| Some(now.plus(until.saturating_duration_since(Instant::now())));
+        let (standing, until) = match change {
+            Change::Held(until) => (Standing::Held, at(until)),
+            Change::Stopped(until) => (Standing::Stopped, at(until)),
+            Change::Recovered => (Standing::Ok, None),
+        };
+        let detail = answer.as_ref().err().map_or_else(String::new, ToString::to_string);
+        tracing::warn!(project = self.project, provider = self.name, standing = standing.name(), detail, "provider");
+        ProviderHealth {
+            project: self.project.clone(),
+            provider: self.name.clone(),
+            settings: self.settings.clone(),
+            instance: self.instance.to_string(),
+            at: now,
+            standing,
+            until,
+            detail,
+        }
+    }
+
+    fn adopt(&self, health: &ProviderHealth) {
+        let Ok(paced) = &self.paced else { return };
+        let until = |at: Timestamp| Instant::now() + at.since(self.clock.now());
+        match (health.standing, health.until) {
+            (Standing::Held, Some(at)) => paced.adopt(Change::Held(until(at))),
+            (Standing::Stopped, Some(at)) => paced.adopt(Change::Stopped(until(at))),
+            (Standing::Ok, _) => paced.adopt(Change::Recovered),
+            (Standing::Held | Standing::Stopped, None) => {}
+        }
+        self.show();
     }
 }

@@ -12,7 +12,9 @@ pub(crate) fn fetch(root: &Path, home: &Path) -> anyhow::Result<()> {
     once(&home.join("python"), &pins.join("requirements.txt"), |folder, pins| {
         run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
         let pip = folder.join("bin/pip");
-        run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(pins))
+        run(Command::new(pip)
+            .args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"])
+            .arg(pins))
     })?;
     once(&home.join("node"), &pins.join("package.json"), |folder, pins| {
         fs::copy(pins, folder.join("package.json")).with_context(|| pins.display().to_string())?;

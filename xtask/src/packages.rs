@@ -38,11 +38,12 @@ const TESTS: &[Need] = &[
     Need { purpose: "promtool", package: "prometheus", found: || tool("promtool") },
 ];
 
-/// To fetch what others wrote that checks ours.
+/// To fetch and run what others wrote that checks ours.
 const COUNTERPARTS: &[Need] = &[
     Need { purpose: "Python's virtual environments", package: "python3-venv", found: || python_has("ensurepip") },
     Need { purpose: "Node", package: "nodejs", found: || tool("node") },
     Need { purpose: "npm", package: "npm", found: || tool("npm") },
+    Need { purpose: "a browser without a window", package: "chromium", found: || tool("chromium") },
 ];
 
 /// Makes sure that the workspace can be built.

@@ -164,9 +164,8 @@ fn payload(content: &Content) -> Result<Value, SendError> {
         aps["mutable-content"] = json!(1);
     }
     let mut payload: Map<String, Value> = push.data.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-    for (key, value) in
-        [("url", &push.url), ("icon", &push.icon), ("image", &push.image), ("delivered_url", &push.delivered_url)]
-    {
+    let ours = [("delivered_url", &push.delivered_url), ("clicked_url", &push.clicked_url)];
+    for (key, value) in [("url", &push.url), ("icon", &push.icon), ("image", &push.image)].into_iter().chain(ours) {
         if let Some(value) = value {
             payload.insert(key.into(), json!(value));
         }
@@ -215,7 +214,8 @@ pub fn classify(
         _ => format!("HTTP {status} without a reason"),
     };
     let after = retry_after.or(known.and_then(|line| line.wait)).filter(|_| kind == Throttled);
-    Err(SendError { after, ..SendError::new(kind, detail) })
+    let of_address = known.is_some_and(|line| line.wait.is_some());
+    Err(SendError { after, of_address, ..SendError::new(kind, detail) })
 }
 
 /// A developer team's key to push with.
@@ -343,6 +343,7 @@ mod tests {
             image: Some("https://l.example/b.png".into()),
             data: [("order".into(), "7".into())].into(),
             delivered_url: Some("https://l.example/d".into()),
+            clicked_url: Some("https://l.example/c".into()),
             ..push()
         };
         let message = Message { ttl: Some(Duration::from_secs(60)), lane: Lane::Transactional, ..to(TOKEN, all) };
@@ -363,7 +364,7 @@ mod tests {
             serde_json::from_str::<Value>(&body).unwrap(),
             json!({"aps": {"alert": {"title": "Shipped", "body": "On its way"}, "sound": "default", "mutable-content": 1},
                 "order": "7", "url": "https://l.example/1", "icon": "https://l.example/i.png",
-                "image": "https://l.example/b.png", "delivered_url": "https://l.example/d"})
+                "image": "https://l.example/b.png", "delivered_url": "https://l.example/d", "clicked_url": "https://l.example/c"})
         );
         let Request { headers, body, .. } = config(json!({})).request(&to(TOKEN, push()), 1_000).unwrap();
         assert_eq!(headers[2].1, "5");
@@ -435,6 +436,7 @@ mod tests {
         ] {
             let error = classify(status, wait, None, body.as_bytes()).unwrap_err();
             assert_eq!((error.kind, error.after), (kind, after), "{status} {body}");
+            assert_eq!(error.of_address, body.contains("TooManyRequests"), "it is about one device: {status} {body}");
         }
         assert_eq!(classify(200, None, Some("id"), b"").unwrap().provider_id.as_deref(), Some("id"));
     }

@@ -158,7 +158,8 @@ fn data(push: &Push) -> Result<Value, SendError> {
         return Err(SendError::new(Rejected, format!("data key `{key}` is reserved by FCM: rename it")));
     }
     let mut data = push.data.clone();
-    for (key, value) in [("url", &push.url), ("icon", &push.icon), ("delivered_url", &push.delivered_url)] {
+    let ours = [("delivered_url", &push.delivered_url), ("clicked_url", &push.clicked_url)];
+    for (key, value) in [("url", &push.url), ("icon", &push.icon)].into_iter().chain(ours) {
         if let Some(value) = value {
             data.insert(key.into(), value.clone());
         }
@@ -442,6 +443,7 @@ mod tests {
             image: Some("https://l.example/b.png".into()),
             data: [("order".into(), "7".into())].into(),
             delivered_url: Some("https://l.example/d".into()),
+            clicked_url: Some("https://l.example/c".into()),
             ..push()
         };
         let message = Message { ttl: Some(Duration::from_millis(3_500)), lane: Lane::Transactional, ..to(TOKEN, all) };
@@ -452,7 +454,7 @@ mod tests {
                 "token": "bk3RNwTe3H0:CI2k_HHwgIpoDKCIZvvDMExUdFQ3P1",
                 "notification": {"title": "Shipped", "body": "On its way", "image": "https://l.example/b.png"},
                 "data": {"order": "7", "url": "https://l.example/1", "icon": "https://l.example/i.png",
-                    "delivered_url": "https://l.example/d"},
+                    "delivered_url": "https://l.example/d", "clicked_url": "https://l.example/c"},
                 "android": {"priority": "HIGH", "ttl": "3s", "notification": {"tag": tag}},
             }})
         );

@@ -119,7 +119,7 @@ pub(super) fn secret(
     field: &'static str,
     secret: &crate::secret::Secret,
 ) -> Result<secrecy::SecretString, ConfigError> {
-    secret.resolve().map_err(|source| ConfigError::Secret { kind, field, source })
+    crate::secret::Resolve::resolve(secret).map_err(|source| ConfigError::Secret { kind, field, source })
 }
 
 #[cfg(test)]

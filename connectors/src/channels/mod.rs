@@ -18,7 +18,7 @@ pub mod whatsapp;
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 pub use bellwether_schemas::definitions::{Attachment, Button, Media, MediaKind};
-use bellwether_schemas::{Channel, DeliveryId, Lane, NotificationId, records::ErrorKind};
+use bellwether_schemas::{Channel, DeliveryId, Lane, NotificationId, records::ErrorKind, segments::Segments};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::{fmt::Debug, sync::Arc, time::Duration};
@@ -169,6 +169,8 @@ pub struct Push {
     pub data: std::collections::BTreeMap<String, String>,
     /// Where the receiver reports that it was shown (POST), if it shall.
     pub delivered_url: Option<String>,
+    /// Where the receiver reports that it was clicked (POST), where `url` is no tracking link that tells it itself.
+    pub clicked_url: Option<String>,
 }
 
 /// The provider took the message.
@@ -178,6 +180,8 @@ pub struct Accepted {
     pub provider_id: Option<String>,
     /// The address that it went to, where the provider said that the message's has moved there: send to it from now on.
     pub moved_to: Option<String>,
+    /// What a text message is billed as.
+    pub segments: Option<Segments>,
 }
 
 /// The provider did not take it, or we do not know.
@@ -190,7 +194,7 @@ pub struct SendError {
     pub detail: String,
     /// How long the provider told us to wait.
     pub after: Option<Duration>,
-    /// The wait is for this address alone: meanwhile others may be sent to, so it holds no provider's pace.
+    /// It is about this address alone: others may be sent to meanwhile, so it neither holds the provider's pace nor counts against it.
     pub of_address: bool,
 }
 
@@ -360,10 +364,11 @@ fn read<C: DeserializeOwned>(kind: &'static str, settings: &Map<String, Value>) 
     serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|error| {
         let field = match error.path().to_string() {
             whole if whole == "." => "settings".to_owned(),
-            field => field,
+            // Places within lists are written with dots, as everywhere in definitions.
+            field => field.replace('[', ".").replace(']', ""),
         };
         // The reader's words may hold the value.
-        let is_secret = field.split(['.', '[']).any(|name| SECRETS.contains(&name));
+        let is_secret = field.split('.').any(|name| SECRETS.contains(&name));
         let problem = if is_secret {
             "must be `{env: NAME}` or `{file: PATH}`: never the secret itself".to_owned()
         } else {
@@ -472,6 +477,11 @@ mod tests {
                 json!({"account_sid": "AC1", "auth_token": {"file": "/x"}, "messaging_service_sid": "MG1",
                 "base_url": "http://127.0.0.1:1", "status_callback_url": "https://h/v1/webhooks/shop/sms", "timeout_seconds": 3}),
             ),
+            (
+                "twilio",
+                json!({"account_sid": "AC1", "auth_token": {"env": "X"}, "senders": [{"from": "SHOP", "countries": ["ES"],
+                "lanes": ["bulk"], "templates": ["tips"]}, {"messaging_service_sid": "MG1"}]}),
+            ),
             ("whatsapp_cloud", json!({"phone_number_id": "1", "access_token": {"env": "X"}})),
             (
                 "whatsapp_cloud",
@@ -479,6 +489,7 @@ mod tests {
                 "verify_token": {"file": "/x"}, "version": "v25.0", "base_url": "http://127.0.0.1:1", "timeout_seconds": 3}),
             ),
             ("telegram", json!({"bot_token": {"env": "X"}})),
+            ("telegram", json!({"bot_token": {"env": "X"}, "updates": "poll"})),
             (
                 "telegram",
                 json!({"bot_token": {"file": "/x"}, "webhook_secret": {"env": "Y"}, "base_url": "http://127.0.0.1:1",
@@ -539,6 +550,8 @@ mod tests {
             ("whatsapp_cloud", &whatsapp, json!({"from": "x"}), "from"),
             ("telegram", &telegram, json!({"bot_token": "S3cret"}), "bot_token"),
             ("telegram", &telegram, json!({"webhook_secret": "S3cret"}), "webhook_secret"),
+            ("telegram", &telegram, json!({"updates": "push"}), "updates"),
+            ("telegram", &telegram, json!({"updates": "poll", "webhook_secret": {"env": "Y"}}), "webhook_secret"),
             ("telegram", &telegram, json!({"base_url": "x"}), "base_url"),
             ("telegram", &telegram, json!({"timeout_seconds": 0}), "timeout_seconds"),
             ("telegram", &telegram, json!({"token": "x"}), "token"),
@@ -585,6 +598,20 @@ mod tests {
             ("twilio", &twilio, json!({"account_sid": "AC1/../AC2"}), "account_sid"),
             ("twilio", &twilio, json!({"messaging_service_sid": "MG1"}), "from"),
             ("twilio", &twilio, json!({"from": null}), "from"),
+            ("twilio", &twilio, json!({"senders": [{"from": "+1"}]}), "senders"),
+            ("twilio", &twilio, json!({"from": null, "senders": [{"from": "+1"}, {"from": "+2"}]}), "senders.1"),
+            (
+                "twilio",
+                &twilio,
+                json!({"from": null, "senders": [{"from": "+1", "countries": ["XY"]}]}),
+                "senders.0.countries",
+            ),
+            (
+                "twilio",
+                &twilio,
+                json!({"from": null, "senders": [{"from": "+1", "lanes": ["slow"]}]}),
+                "senders.0.lanes.0",
+            ),
             ("twilio", &twilio, json!({"base_url": "ftp://x"}), "base_url"),
             ("twilio", &twilio, json!({"status_callback_url": "/v1"}), "status_callback_url"),
             ("twilio", &twilio, json!({"timeout_seconds": 9999}), "timeout_seconds"),

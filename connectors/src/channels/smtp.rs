@@ -21,7 +21,10 @@ pub use plain::plain;
 pub use reply::{NotAReply, Reply, Stage, classify};
 
 use super::{Accepted, ConfigError, Content, Message, SendError, Sink};
-use crate::{mail::origin::ReturnKey, secret::Secret};
+use crate::{
+    mail::origin::ReturnKey,
+    secret::{Resolve as _, Secret},
+};
 use async_trait::async_trait;
 use bellwether_schemas::{Channel, Timestamp, records::ErrorKind};
 use connection::{Connection, Fault};

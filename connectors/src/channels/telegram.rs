@@ -37,8 +37,11 @@ const UPDATES: [&str; 2] = ["message", "my_chat_member"];
 pub struct Config {
     /// Where the bot's token is to be had, `123456:ABC…`, from @BotFather.
     pub bot_token: Secret,
+    /// How we hear what members say.
+    #[serde(default)]
+    pub updates: Updates,
     /// Where the word is to be had that Telegram says with every callback: 1 to 256 of `A-Z a-z 0-9 _ -`. Absent means that no
-    /// callbacks are accepted; updates are fetched then.
+    /// callbacks are accepted.
     #[serde(default)]
     pub webhook_secret: Option<Secret>,
     /// The bot's name without `@`, which links to it need.
@@ -50,6 +53,17 @@ pub struct Config {
     /// Seconds for one call.
     #[serde(default = "default_timeout")]
     pub timeout_seconds: u64,
+}
+
+/// See [`Config::updates`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Updates {
+    /// Telegram calls us, at a public address.
+    #[default]
+    Webhook,
+    /// We ask Telegram.
+    Poll,
 }
 
 fn default_base_url() -> String {
@@ -75,6 +89,13 @@ impl Config {
     /// # Errors
     /// Names the field and the remedy.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.updates == Updates::Poll && self.webhook_secret.is_some() {
+            return Err(http::wrong(
+                KIND,
+                "webhook_secret",
+                "stands beside `updates: poll`: Telegram calls nobody then",
+            ));
+        }
         http::url(KIND, "base_url", &self.base_url)?;
         http::timeout(KIND, self.timeout_seconds)
     }
@@ -303,7 +324,15 @@ impl Sink for TelegramSink {
     }
 
     async fn check(&self) -> Result<(), SendError> {
-        self.username().await.map(drop)
+        self.username().await?;
+        if self.config.updates == Updates::Poll {
+            let info = self.ask("getWebhookInfo", json!({}), Duration::ZERO).await?;
+            if info["url"].as_str().is_some_and(|url| !url.is_empty()) {
+                let remedy = "a webhook is set, so `updates: poll` fetches nothing: call deleteWebhook, or use `updates: webhook`";
+                return Err(SendError::new(Unauthorized, remedy));
+            }
+        }
+        Ok(())
     }
 }
 

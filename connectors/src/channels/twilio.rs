@@ -1,6 +1,10 @@
 //! Text messages by Twilio's REST API (2010-04-01): `Config`, the pure [`Config::request`] and [`classify`], and the thin call.
 //! What Twilio calls back is read in [`crate::webhooks::twilio`]; what follows from either is decided elsewhere.
 
+mod senders;
+
+pub use senders::{Sender, country_of, sender_for};
+
 use super::{
     Accepted, ConfigError, Content, Message, SendError, Sink,
     codes::{self, Line},
@@ -12,10 +16,12 @@ use async_trait::async_trait;
 use bellwether_schemas::{
     Channel,
     records::ErrorKind::{self, Rejected, Throttled, Transient, Unauthorized},
+    segments::segments,
 };
+use phonenumber::country;
 use reqwest::{Client, RequestBuilder};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::{sync::LazyLock, time::Duration};
 
 /// Connector's name in definitions.
@@ -30,29 +36,65 @@ const MAX_BODY: usize = 1600;
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Settings of a Twilio provider.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Written")]
 pub struct Config {
     /// Account, `AC…`.
     pub account_sid: String,
     /// Where its auth token is to be had. It also signs the callbacks.
     pub auth_token: Secret,
-    /// Sender: a number in E.164, a short code or an alphanumeric id. Either this or `messaging_service_sid`.
-    #[serde(default)]
-    pub from: Option<String>,
-    /// Sender: a messaging service, `MG…`, which chooses the number.
-    #[serde(default)]
-    pub messaging_service_sid: Option<String>,
+    /// Whom messages come from: the first that is for a message sends it, and the last may be for everything.
+    pub senders: Vec<Sender>,
+    /// They were written as one, so that a problem is told where it stands.
+    is_short: bool,
     /// Twilio, or a counterpart in tests.
-    #[serde(default = "default_base_url")]
     pub base_url: String,
     /// Our public URL for status callbacks, such as `https://host/v1/webhooks/PROJECT/PROVIDER`; absent means that none are wanted,
     /// and then a message stays `sent`.
-    #[serde(default)]
     pub status_callback_url: Option<String>,
     /// Seconds for one call.
-    #[serde(default = "default_timeout")]
     pub timeout_seconds: u64,
+}
+
+/// The same as it is written: one sender has a short form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    account_sid: String,
+    auth_token: Secret,
+    #[serde(default)]
+    from: Option<String>,
+    #[serde(default)]
+    messaging_service_sid: Option<String>,
+    #[serde(default)]
+    senders: Vec<Sender>,
+    #[serde(default = "default_base_url")]
+    base_url: String,
+    #[serde(default)]
+    status_callback_url: Option<String>,
+    #[serde(default = "default_timeout")]
+    timeout_seconds: u64,
+}
+
+impl From<Written> for Config {
+    fn from(written: Written) -> Self {
+        let Written {
+            account_sid,
+            auth_token,
+            from,
+            messaging_service_sid,
+            mut senders,
+            base_url,
+            status_callback_url,
+            timeout_seconds,
+        } = written;
+        let is_short = senders.is_empty() || from.is_some() || messaging_service_sid.is_some();
+        if is_short {
+            // What is given twice, or not at all, is for `validate` to say.
+            senders.insert(0, Sender { from, messaging_service_sid, ..Sender::default() });
+        }
+        Self { account_sid, auth_token, senders, is_short, base_url, status_callback_url, timeout_seconds }
+    }
 }
 
 fn default_base_url() -> String {
@@ -89,23 +131,37 @@ impl Config {
                 "must be letters and digits beginning with `AC`: copy it from Twilio's console",
             ));
         }
-        match (&self.from, &self.messaging_service_sid) {
-            (Some(from), None) if from.trim().is_empty() => {
-                return Err(wrong("from", "is empty: give a number such as `+15551234567`"));
-            }
-            (None, Some(sid)) if !(sid.starts_with("MG") && is_word(sid)) => {
-                return Err(wrong("messaging_service_sid", "must be letters and digits beginning with `MG`"));
-            }
-            (Some(_), Some(_)) | (None, None) => {
-                return Err(wrong("from", "or `messaging_service_sid`: give exactly one of them"));
-            }
-            _ => {}
-        }
+        self.validate_senders()?;
         http::url(KIND, "base_url", &self.base_url)?;
         if let Some(callback) = &self.status_callback_url {
             http::url(KIND, "status_callback_url", callback)?;
         }
         http::timeout(KIND, self.timeout_seconds)
+    }
+
+    fn validate_senders(&self) -> Result<(), ConfigError> {
+        if self.is_short && self.senders.len() > 1 {
+            return Err(wrong("senders", "stand beside `from` or `messaging_service_sid`: make that one of them"));
+        }
+        let Some((n, field, problem)) = senders::problem(&self.senders) else { return Ok(()) };
+        let field = match (self.is_short, field) {
+            (true, field) => field.to_owned(),
+            (false, "") => format!("senders.{n}"),
+            (false, field) => format!("senders.{n}.{field}"),
+        };
+        Err(ConfigError::Field { kind: KIND, field, problem })
+    }
+
+    /// Whom a message comes from, as the form parameter that says it.
+    fn sender(&self, message: &Message) -> Result<(&'static str, String), SendError> {
+        let (country, template) = (country_of(&message.to), message.reference.template.as_str());
+        let country = country.as_ref().map(country::Id::as_ref);
+        let sender = sender_for(&self.senders, country, message.lane, template).and_then(Sender::parameter);
+        sender.ok_or_else(|| {
+            let (country, lane) = (country.unwrap_or("no country"), message.lane);
+            let detail = format!("none of `senders` is for {country}, lane {lane} and template `{template}`: add one");
+            SendError::new(Rejected, detail)
+        })
     }
 
     fn account_url(&self) -> String {
@@ -129,13 +185,7 @@ impl Config {
                 format!("text is longer than {MAX_BODY} characters: shorten the template"),
             ));
         }
-        let mut form = vec![("To", message.to.clone()), ("Body", body.clone())];
-        if let Some(from) = &self.from {
-            form.push(("From", from.clone()));
-        }
-        if let Some(sid) = &self.messaging_service_sid {
-            form.push(("MessagingServiceSid", sid.clone()));
-        }
+        let mut form = vec![("To", message.to.clone()), ("Body", body.clone()), self.sender(message)?];
         if let Some(callback) = &self.status_callback_url {
             let separator = if callback.contains('?') { '&' } else { '?' };
             let (token, attempt) = (message.reference.to_token(), message.attempt);
@@ -251,7 +301,10 @@ impl Sink for TwilioSink {
     async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
         let Request { url, form } = self.config.request(message)?;
         let Answer { status, retry_after, body, .. } = self.call(self.client.post(url).form(&form)).await?;
-        classify(status, retry_after, &body)
+        let accepted = classify(status, retry_after, &body)?;
+        // Twilio's own count (`num_segments`) is 0 where a service has yet to choose the sender.
+        let segments = if let Content::Text { body } = &message.content { Some(segments(body)) } else { None };
+        Ok(Accepted { segments, ..accepted })
     }
 
     async fn check(&self) -> Result<(), SendError> {
@@ -268,6 +321,7 @@ mod tests {
     use super::*;
     use crate::channels::{Email, test_support};
     use ErrorKind::{InvalidAddress, OptedOut};
+    use bellwether_schemas::Lane;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -302,6 +356,21 @@ mod tests {
     }
 
     #[test]
+    fn the_sender_is_chosen_by_country_lane_and_template() {
+        let list = json!([{"from": "SHOP", "countries": ["ES"], "templates": ["order.shipped"]}, {"messaging_service_sid": "MG1", "lanes": ["transactional"]}]);
+        let config = config(json!({"from": null, "senders": list}));
+        config.validate().unwrap();
+        let to = |to: &str, lane: Lane| Message { to: to.into(), lane, ..message("Hi") };
+        let form = config.request(&to("+34666777888", Lane::Bulk)).unwrap().form;
+        assert_eq!(form[2], ("From", "SHOP".to_owned()));
+        let form = config.request(&to("+4917012345678", Lane::Transactional)).unwrap().form;
+        assert_eq!(form[2], ("MessagingServiceSid", "MG1".to_owned()));
+        let error = config.request(&to("+4917012345678", Lane::Bulk)).unwrap_err();
+        let words = "none of `senders` is for DE, lane bulk and template `order.shipped`: add one";
+        assert_eq!((error.kind, error.detail.as_str()), (Rejected, words));
+    }
+
+    #[test]
     fn what_cannot_be_sent_is_not_tried() {
         let email = Content::Email(Email { subject: "s".into(), text: Some("t".into()), ..Email::default() });
         for content in [email, Content::Text { body: " \n".into() }, Content::Text { body: "ö".repeat(1601) }] {
@@ -324,7 +393,7 @@ mod tests {
             (21614, InvalidAddress),
             (30005, InvalidAddress),
             (30006, InvalidAddress),
-            (30003, Transient),
+            (30003, ErrorKind::Unreachable),
             (21610, OptedOut),
             (20003, Unauthorized),
             (21606, Unauthorized),

@@ -10,6 +10,7 @@ pub use subscription::{BadSubscription, Hosts, Subscription};
 
 use super::{
     Accepted, ConfigError, Content, Message, Push, SendError, Sink,
+    codes::{self, Line},
     http::{self, Answer},
     public,
     signing::{es256, unix_seconds},
@@ -32,10 +33,16 @@ use reqwest::{Client, header::LOCATION};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 /// Connector's name in definitions.
 pub const KIND: &str = "web_push";
+/// What the statuses of push services mean for us; its source is in the file.
+static CODES: LazyLock<Vec<Line>> = LazyLock::new(|| codes::parse(include_str!("web_push.codes.csv")));
 /// Longest payload in bytes before encryption. A push service must take 4096 after it (RFC 8030 section 7.2), some take less.
 const MAX_PAYLOAD: usize = 3000;
 /// Longest that a push service keeps a message in practice, in seconds: 28 days.
@@ -119,6 +126,8 @@ struct Payload<'a> {
     image: &'a Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delivered_url: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clicked_url: &'a Option<String>,
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     data: &'a std::collections::BTreeMap<String, String>,
 }
@@ -187,11 +196,11 @@ impl Config {
 }
 
 fn payload(push: &Push, tag: &str) -> Result<Vec<u8>, SendError> {
-    let Push { title, body, url, icon, image, data, delivered_url } = push;
+    let Push { title, body, url, icon, image, data, delivered_url, clicked_url } = push;
     if title.trim().is_empty() && body.trim().is_empty() {
         return Err(SendError::new(Rejected, "push has neither title nor body"));
     }
-    let payload = serde_json::to_vec(&Payload { title, body, tag, url, icon, image, delivered_url, data });
+    let payload = serde_json::to_vec(&Payload { title, body, tag, url, icon, image, delivered_url, clicked_url, data });
     let payload = payload.map_err(|_| SendError::new(Rejected, "push cannot be written as JSON"))?;
     if payload.len() > MAX_PAYLOAD {
         let words = format!("push has {} bytes, more than {MAX_PAYLOAD}: shorten its body or data", payload.len());
@@ -247,28 +256,24 @@ pub fn classify(
     location: Option<&str>,
     is_known: bool,
 ) -> Result<Accepted, SendError> {
-    let kind = match status {
-        200..=299 => {
-            let location = location.filter(|url| url.len() <= MAX_LOCATION);
-            return Ok(Accepted { provider_id: location.map(Into::into), ..Accepted::default() });
-        }
-        404 | 410 => InvalidAddress,
-        413 => Rejected,
-        408 | 500.. => Transient,
-        429 if is_known => Throttled,
-        429 => Transient,
+    if (200..300).contains(&status) {
+        let location = location.filter(|url| url.len() <= MAX_LOCATION);
+        return Ok(Accepted { provider_id: location.map(Into::into), ..Accepted::default() });
+    }
+    let line = codes::find(&CODES, u32::from(status));
+    let kind = match line.map(|line| line.kind) {
+        // It answers for its own browsers only.
+        Some(Throttled) if !is_known => Transient,
+        Some(Unauthorized) if !is_known => Unreachable,
+        Some(kind) => kind,
+        None if status >= 500 => Transient,
         // Our key or token; redirects are not followed.
-        _ if is_known => Unauthorized,
-        _ => Unreachable,
+        None if is_known => Unauthorized,
+        None => Unreachable,
     };
-    let detail = match status {
-        404 | 410 => "the subscription has ended",
-        413 => "the push service takes no message of this size",
-        400 | 401 | 403 => "the push service refuses our VAPID key or token",
-        _ => "refused by the push service",
-    };
+    let detail = line.map_or("refused by the push service", |line| line.name);
     let after = retry_after.filter(|_| kind == Throttled);
-    Err(SendError { after, ..SendError::new(kind, format!("HTTP {status}: {detail}")) })
+    Err(SendError { after, of_address: !is_known, ..SendError::new(kind, format!("HTTP {status}: {detail}")) })
 }
 
 /// A key to push with.
@@ -343,16 +348,17 @@ impl Sink for WebPushSink {
             .header("Urgency", urgency)
             .header("Topic", topic)
             .body(body);
+        let is_known = self.config.is_known(&subscription);
         let Answer { status, headers, retry_after, .. } =
             http::exchange(request, http::MAX_ANSWER).await.map_err(|error| {
                 if public::is_not_public(&error) {
                     // Not for ever: a resolver that lies for an hour must not cost us every subscription.
                     return SendError::new(Unreachable, "the endpoint's host has no public address");
                 }
-                http::unanswered(&error)
+                SendError { of_address: !is_known, ..http::unanswered(&error) }
             })?;
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
-        classify(status, retry_after, location, self.config.is_known(&subscription))
+        classify(status, retry_after, location, is_known)
     }
 
     /// Nobody is there to ask without a subscription; that the key signs is all there is to see.
@@ -401,12 +407,13 @@ mod tests {
             image: Some("https://l.example/b.png".into()),
             data: [("order".into(), "7".into())].into(),
             delivered_url: Some("https://l.example/d".into()),
+            clicked_url: Some("https://l.example/c".into()),
             ..push()
         };
         let request = config(json!({})).request(&to("https://fcm.googleapis.com/a", all)).unwrap();
         assert_eq!(
             String::from_utf8(request.payload).unwrap(),
-            r#"{"title":"Shipped","body":"On its way","tag":"AAAAAAAAAAAAAAAAAAAAAA","url":"https://l.example/1","icon":"https://l.example/i.png","image":"https://l.example/b.png","delivered_url":"https://l.example/d","data":{"order":"7"}}"#
+            r#"{"title":"Shipped","body":"On its way","tag":"AAAAAAAAAAAAAAAAAAAAAA","url":"https://l.example/1","icon":"https://l.example/i.png","image":"https://l.example/b.png","delivered_url":"https://l.example/d","clicked_url":"https://l.example/c","data":{"order":"7"}}"#
         );
         // RFC 8030 section 5.4: at most 32 characters of base64url.
         assert!(request.topic.len() <= 32 && URL_SAFE_NO_PAD.decode(&request.topic).is_ok());
@@ -468,6 +475,21 @@ mod tests {
         let id = |location| classify(201, None, location, true).unwrap().provider_id;
         assert_eq!(id(Some("https://push.example/m/1")).as_deref(), Some("https://push.example/m/1"));
         assert_eq!((id(None), id(Some(&"x".repeat(513)))), (None, None));
+    }
+
+    #[test]
+    fn every_code_of_the_table_has_its_consequence() {
+        for Line { code, kind, name, .. } in codes::assert_sound::<u32>(include_str!("web_push.codes.csv")) {
+            let status = u16::try_from(code).unwrap();
+            let error = classify(status, None, None, true).unwrap_err();
+            assert_eq!((error.kind, error.detail), (kind, format!("HTTP {code}: {name}")));
+            let by_a_stranger = match kind {
+                Throttled => Transient,
+                Unauthorized => Unreachable,
+                kind => kind,
+            };
+            assert_eq!(classify(status, None, None, false).unwrap_err().kind, by_a_stranger, "{code}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use super::{
     Accepted, ConfigError, Content, Message, SendError, Sink,
+    codes::{self, Line},
     http::{self, Answer},
     signing::hmac_sha256,
 };
@@ -19,10 +20,15 @@ use reqwest::Client;
 use secrecy::{ExposeSecret as _, SecretSlice};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::LazyLock,
+    time::{Duration, SystemTime},
+};
 
 /// Connector's name in definitions.
 pub const KIND: &str = "webhook";
+/// What the statuses of receivers mean for us; its source is in the file.
+static CODES: LazyLock<Vec<Line>> = LazyLock::new(|| codes::parse(include_str!("webhook.codes.csv")));
 /// What a signing secret begins with.
 const SECRET_PREFIX: &str = "whsec_";
 /// Bytes that a signing secret may have.
@@ -122,12 +128,12 @@ pub fn classify(status: u16, retry_after: Option<Duration>) -> Result<Accepted, 
     let (kind, detail) = match status {
         200..=299 => return Ok(Accepted { provider_id: None, ..Accepted::default() }),
         300..=399 => (Unauthorized, "the receiver has moved: give its new URL"),
-        // The standard: disable the endpoint.
-        410 => (Unauthorized, "the receiver wants no more webhooks"),
-        429 => (Throttled, "too many requests"),
         503 if retry_after.is_some() => (Throttled, "the receiver is overloaded"),
-        408 | 500.. => (Transient, "the receiver failed"),
-        _ => (Rejected, "the receiver refused it"),
+        _ => match codes::find(&CODES, u32::from(status)) {
+            Some(line) => (line.kind, line.name),
+            None if status >= 500 => (Transient, "the receiver failed"),
+            None => (Rejected, "the receiver refused it"),
+        },
     };
     let after = retry_after.filter(|_| kind == Throttled);
     Err(SendError { after, ..SendError::new(kind, format!("HTTP {status}: {detail}")) })
@@ -241,6 +247,14 @@ mod tests {
             let error = config().request(&message, Timestamp(0)).unwrap_err();
             assert_eq!(error.kind, Rejected);
             assert!(!error.detail.contains("jane"));
+        }
+    }
+
+    #[test]
+    fn every_code_of_the_table_has_its_consequence() {
+        for Line { code, kind, name, .. } in codes::assert_sound::<u32>(include_str!("webhook.codes.csv")) {
+            let error = classify(u16::try_from(code).unwrap(), None).unwrap_err();
+            assert_eq!((error.kind, error.detail), (kind, format!("HTTP {code}: {name}")));
         }
     }
 

@@ -2,6 +2,10 @@
 //! What Meta calls back is read in [`crate::webhooks::whatsapp`]; whether the 24-hour window is open is decided elsewhere.
 //! Source: <https://developers.facebook.com/documentation/business-messaging/whatsapp/reference/whatsapp-business-phone-number/message-api>.
 
+mod templates;
+
+pub use templates::{ApprovedTemplate, Misfit, TemplateButton, TemplateHeader};
+
 use super::{
     Accepted, Button, ConfigError, Content, Media, MediaKind, Message, SendError, Sink, Whatsapp,
     codes::{self, Line},
@@ -153,7 +157,7 @@ impl Config {
         let Some(waba_id) = &self.waba_id else {
             return refuse("`waba_id` is not set: it says whose templates to fetch");
         };
-        let mut pairs = vec![("fields", TEMPLATE_FIELDS), ("limit", "100")];
+        let mut pairs = vec![("fields", templates::FIELDS), ("limit", "100")];
         pairs.extend(after.map(|after| ("after", after)));
         match Url::parse_with_params(&self.url(&format!("{waba_id}/message_templates")), pairs) {
             Ok(url) => Ok(url.into()),
@@ -366,183 +370,6 @@ const fn kind_of_status(status: u16) -> ErrorKind {
     }
 }
 
-const TEMPLATE_FIELDS: &str = "name,language,status,category,parameter_format,components";
-
-/// A template at Meta, as far as it must be known to send it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ApprovedTemplate {
-    /// Name.
-    pub name: String,
-    /// Language code, such as `es_AR`.
-    pub language: String,
-    /// Meta's status: `APPROVED`, `PENDING`, `REJECTED`, `PAUSED`, `DISABLED`, …
-    pub status: String,
-    /// `MARKETING`, `UTILITY` or `AUTHENTICATION`.
-    pub category: String,
-    /// Its placeholders have names. Ours are numbered, so it cannot be sent from here.
-    pub named: bool,
-    /// What stands above the body.
-    pub header: Option<TemplateHeader>,
-    /// The body, with its placeholders.
-    pub body: String,
-    /// Placeholders of the body.
-    pub parameters: usize,
-    /// Buttons in order.
-    pub buttons: Vec<TemplateButton>,
-}
-
-/// See [`ApprovedTemplate::header`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TemplateHeader {
-    /// A line of text, with so many placeholders.
-    Text(usize),
-    /// A picture, film or document, by its URL when it is sent.
-    Media(MediaKind),
-    /// What we cannot send, by Meta's name of it (a location).
-    Other(String),
-}
-
-/// A button of a template.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TemplateButton {
-    /// Meta's name of its type: `URL`, `QUICK_REPLY`, `PHONE_NUMBER`, …
-    pub kind: String,
-    /// What it says.
-    pub text: String,
-    /// Placeholders of its URL.
-    pub parameters: usize,
-}
-
-impl ApprovedTemplate {
-    /// Whether it may be sent today.
-    #[must_use]
-    pub fn is_approved(&self) -> bool {
-        self.status == "APPROVED"
-    }
-
-    /// What is wrong with a message by this template, in words for whoever wrote it; nothing if it fits.
-    #[must_use]
-    pub fn misfit(&self, header: Option<MediaKind>, parameters: usize, buttons: &[bool]) -> Option<String> {
-        let (name, language) = (&self.name, &self.language);
-        if !self.is_approved() {
-            return Some(format!("template `{name}` ({language}) is {} at Meta, not APPROVED", self.status));
-        }
-        if self.named {
-            return Some(format!("template `{name}` has named placeholders: number them ({{{{1}}}}, {{{{2}}}}, …)"));
-        }
-        let needs = match &self.header {
-            Some(TemplateHeader::Media(kind)) => Some(*kind),
-            Some(TemplateHeader::Text(0)) | None => None,
-            Some(_) => return Some(format!("template `{name}` has a header that cannot be filled from here")),
-        };
-        if needs != header {
-            let word = |kind: Option<MediaKind>| kind.map_or("none", media_name);
-            return Some(format!("header is {}, but template `{name}` has {}", word(header), word(needs)));
-        }
-        if self.parameters != parameters {
-            return Some(format!("{parameters} parameters, but template `{name}` has {}", self.parameters));
-        }
-        let given = |n: usize| buttons.get(n).copied().unwrap_or_default();
-        (0..self.buttons.len().max(buttons.len())).find_map(|n| {
-            let needs = self.buttons.get(n).is_some_and(|button| button.parameters > 0);
-            (needs != given(n)).then(|| {
-                let verb = if needs { "needs" } else { "takes no" };
-                format!("button {} of template `{name}` {verb} parameter", n + 1)
-            })
-        })
-    }
-}
-
-#[derive(Deserialize)]
-struct Page {
-    data: Vec<Value>,
-    paging: Option<Paging>,
-}
-
-#[derive(Deserialize)]
-struct Paging {
-    cursors: Option<Cursors>,
-    next: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Cursors {
-    after: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Template {
-    name: String,
-    language: String,
-    status: String,
-    category: String,
-    #[serde(default)]
-    parameter_format: Option<String>,
-    #[serde(default)]
-    components: Vec<Value>,
-}
-
-/// Reads a page: templates, and the cursor of the next one. One that does not read (a kind that Meta has added) is left out.
-fn page(body: &[u8]) -> Option<(Vec<ApprovedTemplate>, Option<String>)> {
-    let Page { data, paging } = serde_json::from_slice(body).ok()?;
-    let found = data.into_iter().filter_map(|one| serde_json::from_value(one).ok()).map(approved).collect();
-    // The last page has cursors too, but no `next`.
-    let after = paging.filter(|paging| paging.next.is_some()).and_then(|paging| paging.cursors).and_then(|c| c.after);
-    Some((found, after))
-}
-
-fn approved(template: Template) -> ApprovedTemplate {
-    let Template { name, language, status, category, parameter_format, components } = template;
-    let named = parameter_format.as_deref() == Some("NAMED");
-    let mut out = ApprovedTemplate {
-        name,
-        language,
-        status,
-        category,
-        named,
-        header: None,
-        body: String::new(),
-        parameters: 0,
-        buttons: Vec::new(),
-    };
-    for component in components {
-        let word = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
-        match component["type"].as_str().unwrap_or_default() {
-            "HEADER" => {
-                out.header = Some(match word(&component, "format").as_str() {
-                    "TEXT" => TemplateHeader::Text(placeholders(&word(&component, "text"))),
-                    "IMAGE" => TemplateHeader::Media(MediaKind::Image),
-                    "VIDEO" => TemplateHeader::Media(MediaKind::Video),
-                    "DOCUMENT" => TemplateHeader::Media(MediaKind::Document),
-                    other => TemplateHeader::Other(other.to_owned()),
-                });
-            }
-            "BODY" => {
-                out.body = word(&component, "text");
-                out.parameters = placeholders(&out.body);
-            }
-            "BUTTONS" => {
-                out.buttons.extend(component["buttons"].as_array().into_iter().flatten().map(|button| {
-                    TemplateButton {
-                        kind: word(button, "type"),
-                        text: word(button, "text"),
-                        parameters: placeholders(&word(button, "url")),
-                    }
-                }));
-            }
-            _ => {}
-        }
-    }
-    out
-}
-
-/// Different `{{…}}` in a text.
-fn placeholders(text: &str) -> usize {
-    let names = text.split("{{").skip(1).filter_map(|rest| rest.split_once("}}")).map(|(name, _)| name.trim());
-    names.collect::<BTreeSet<_>>().len()
-}
-
 /// A business phone number to send by.
 #[derive(Debug)]
 pub struct WhatsappSink {
@@ -581,7 +408,7 @@ impl WhatsappSink {
         let (mut found, mut after) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
             let body = self.ask(self.config.templates_url(after.as_deref())?).await?;
-            let Some((more, next)) = page(&body) else {
+            let Some((more, next)) = templates::page(&body) else {
                 return Err(SendError::new(Transient, "the answer is no page of templates"));
             };
             found.extend(more);

@@ -2,7 +2,7 @@
 //! Reads only: which schemas there are is the producers' business.
 
 use super::{EventError, EventErrorKind, avro::Writer};
-use crate::secret::{Secret, SecretError};
+use crate::secret::{Resolve as _, Secret, SecretError};
 use moka::{future, sync};
 use reqwest::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
@@ -76,7 +76,7 @@ impl Registry {
             .connect_timeout(TIMEOUT)
             .build()
             .map_err(|e| RegistryError::Client(e.to_string()))?;
-        let password = config.password.as_ref().map(Secret::resolve).transpose()?;
+        let password = config.password.as_ref().map(|secret| secret.resolve()).transpose()?;
         Ok(Self {
             http,
             url: config.url.trim_end_matches('/').to_owned(),

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     time::{sleep, timeout},
 };
@@ -95,6 +95,7 @@ pub async fn serve(
         };
         let (config, tls, handler, stop) = (Arc::clone(&config), tls.clone(), Arc::clone(&handler), stop.clone());
         tokio::spawn(async move {
+            drop(stream.set_nodelay(true));
             let conversation = timeout(config.longest, converse(stream, &config, tls, &*handler));
             if let Some(Ok(Err(error))) = stop.run_until_cancelled(conversation).await {
                 tracing::debug!(%error, "a connection for returned mail broke");
@@ -104,13 +105,16 @@ pub async fn serve(
     }
 }
 
-async fn converse(
-    stream: TcpStream,
+/// Speaks with one client, over whatever carries bytes, until it leaves.
+///
+/// # Errors
+/// The connection broke.
+pub async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    stream: S,
     config: &Config,
     tls: Option<TlsAcceptor>,
     handler: &dyn Handler,
 ) -> io::Result<()> {
-    stream.set_nodelay(true)?;
     let protocol = if config.protocol == Protocol::Lmtp { "LMTP" } else { "ESMTP" };
     let greeting = format!("220 {} {protocol}\r\n", config.hostname);
     let session = Session::new(config, tls.is_some());

@@ -3,20 +3,20 @@
 //!
 //! A letter leaves with two marks, both made with one key:
 //!
-//! - the **mark** of its delivery and try, 60 characters, which fits where room is scarce: the local part of the return
+//! - the **mark** of its notification and try, 60 characters, which fits where room is scarce: the local part of the return
 //!   path (`b+MARK@domain`: VERP, at most 64 octets by RFC 5321 section 4.5.3.1.1) and ENVID (100 characters, RFC 3461
 //!   section 4.4);
 //! - the **origin**, which is all that a receipt needs, sealed: in the header [`HEADER`], which comes back with the
 //!   returned headers (RFC 3462, RFC 5965), and in the subject of the `mailto:` of List-Unsubscribe.
 //!
 //! A bounce proves itself by either. Only the sealed origin makes a receipt without a look-up; where a server returns
-//! no headers the mark still says, beyond doubt, which delivery it was. The address to suppress is the one in the seal,
+//! no headers the mark still says, beyond doubt, which notification it was, and its story knows the rest. The address to suppress is the one in the seal,
 //! never one that a report names: else whoever holds a letter of ours could have another's address suppressed. What
 //! remains is that a member can bounce the member's own letter.
 
 use crate::channels::Reference;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bellwether_schemas::DeliveryId;
+use bellwether_schemas::NotificationId;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -33,7 +33,7 @@ pub const UNSUBSCRIBES: &str = "u";
 
 /// Shortest key: 16 bytes, of which a guess is out of reach.
 const MIN_KEY: usize = 16;
-/// Characters of the mark: delivery 32, try 4, 96 bits of the MAC 24.
+/// Characters of the mark: notification 32, try 4, 96 bits of the MAC 24.
 const MARK: usize = 60;
 const ATTEMPT: std::ops::Range<usize> = 32..36;
 /// Bytes of the seal's MAC.
@@ -86,8 +86,8 @@ impl ReturnKey {
 
     /// The mark of a try: 60 hexadecimal digits, because a server on the way may change the case of a local part.
     #[must_use]
-    pub fn mark(&self, delivery: DeliveryId, attempt: i32) -> String {
-        let mut mark = format!("{}{:04x}", delivery.0.simple(), u16::try_from(attempt).unwrap_or(u16::MAX));
+    pub fn mark(&self, notification: NotificationId, attempt: i32) -> String {
+        let mut mark = format!("{}{:04x}", notification.0.simple(), u16::try_from(attempt).unwrap_or(u16::MAX));
         let mac = self.mac("mark", &mark);
         for byte in &mac[..(MARK - ATTEMPT.end) / 2] {
             mark.push_str(&format!("{byte:02x}"));
@@ -99,15 +99,15 @@ impl ReturnKey {
     ///
     /// # Errors
     /// See [`Forged`].
-    pub fn read_mark(&self, mark: &str) -> Result<(DeliveryId, i32), Forged> {
+    pub fn read_mark(&self, mark: &str) -> Result<(NotificationId, i32), Forged> {
         if mark.len() != MARK || !mark.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(Forged);
         }
         let mark = mark.to_ascii_lowercase();
-        let delivery = DeliveryId(Uuid::try_parse(&mark[..ATTEMPT.start]).map_err(|_| Forged)?);
+        let notification = NotificationId(Uuid::try_parse(&mark[..ATTEMPT.start]).map_err(|_| Forged)?);
         let attempt = i32::from(u16::from_str_radix(&mark[ATTEMPT], 16).map_err(|_| Forged)?);
-        let right: bool = self.mark(delivery, attempt).as_bytes().ct_eq(mark.as_bytes()).into();
-        if right { Ok((delivery, attempt)) } else { Err(Forged) }
+        let right: bool = self.mark(notification, attempt).as_bytes().ct_eq(mark.as_bytes()).into();
+        if right { Ok((notification, attempt)) } else { Err(Forged) }
     }
 
     /// An origin as one word of `[A-Za-z0-9_.-]`. It can be read by everybody and written by nobody else.
@@ -161,7 +161,7 @@ pub(super) fn mark_in(address: &str) -> Option<&str> {
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
     use super::*;
-    use bellwether_schemas::NotificationId;
+    use bellwether_schemas::DeliveryId;
     use proptest::prelude::*;
 
     pub(crate) fn key() -> ReturnKey {
@@ -172,7 +172,7 @@ pub(crate) mod tests {
         let delivery: DeliveryId = "0c9f5a1e-2b3c-5d4e-8f90-a1b2c3d4e5f6".parse().unwrap();
         let reference = Reference {
             delivery,
-            notification: NotificationId::default(),
+            notification: "1d8e4b2f-3c4d-5e6f-9a01-b2c3d4e5f607".parse().unwrap(),
             project: "shop".into(),
             member: "m1".into(),
             template: "order".into(),
@@ -183,23 +183,23 @@ pub(crate) mod tests {
 
     #[test]
     fn a_mark_fits_and_comes_back_in_any_case() {
-        let (key, delivery) = (key(), origin().reference.delivery);
-        let mark = key.mark(delivery, 2);
+        let (key, notification) = (key(), origin().reference.notification);
+        let mark = key.mark(notification, 2);
         assert!(BOUNCES.len() + 1 + mark.len() <= 64);
-        assert_eq!(key.read_mark(&mark), Ok((delivery, 2)));
-        assert_eq!(key.read_mark(&mark.to_ascii_uppercase()), Ok((delivery, 2)));
+        assert_eq!(key.read_mark(&mark), Ok((notification, 2)));
+        assert_eq!(key.read_mark(&mark.to_ascii_uppercase()), Ok((notification, 2)));
         let address = format!("<B+{mark}@bounce.shop.example>");
         assert_eq!(mark_in(&address), Some(mark.as_str()));
         assert_eq!((mark_in("jane@example.com"), mark_in("x+y@example.com"), mark_in("b+")), (None, None, None));
-        assert_eq!(key.read_mark(&key.mark(delivery, i32::MAX)), Ok((delivery, i32::from(u16::MAX))));
+        assert_eq!(key.read_mark(&key.mark(notification, i32::MAX)), Ok((notification, i32::from(u16::MAX))));
     }
 
     #[test]
     fn another_key_another_try_and_another_purpose_are_forged() {
-        let (key, delivery) = (key(), origin().reference.delivery);
+        let (key, notification) = (key(), origin().reference.notification);
         let other = ReturnKey::new("another secret of enough length").unwrap();
-        assert_eq!(other.read_mark(&key.mark(delivery, 1)), Err(Forged));
-        let moved = key.mark(delivery, 1).replacen("0001", "0002", 1);
+        assert_eq!(other.read_mark(&key.mark(notification, 1)), Err(Forged));
+        let moved = key.mark(notification, 1).replacen("0001", "0002", 1);
         assert_eq!(key.read_mark(&moved), Err(Forged));
         let sealed = key.seal(&origin());
         assert_eq!((key.open(&sealed), other.open(&sealed)), (Ok(origin()), Err(Forged)));
@@ -226,7 +226,7 @@ pub(crate) mod tests {
 
         #[test]
         fn a_changed_character_is_noticed(at in 0_usize..60, digit in 0_usize..16) {
-            let mark = key().mark(origin().reference.delivery, 1);
+            let mark = key().mark(origin().reference.notification, 1);
             let mut changed = mark.clone().into_bytes();
             changed[at] = b"0123456789abcdef"[digit];
             let changed = String::from_utf8(changed).unwrap();

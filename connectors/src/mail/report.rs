@@ -9,7 +9,7 @@ use super::{
 };
 use crate::channels::without_addresses;
 use bellwether_schemas::{
-    Channel, DeliveryId, Timestamp,
+    Channel, NotificationId, Timestamp,
     records::{ErrorKind, Receipt, ReceiptKind},
 };
 use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
@@ -56,16 +56,36 @@ pub enum Report {
 pub enum Letter {
     /// The sealed origin came back: this is all that a receipt needs.
     Whole(Box<Origin>),
-    /// Only the mark came back, because the reporter returned no headers: the rest must be looked up by the delivery.
+    /// Only the mark came back, because the reporter returned no headers: the rest is in the notification's story.
     Mark {
-        /// Delivery.
-        delivery: DeliveryId,
+        /// Notification.
+        notification: NotificationId,
         /// Which try, from 1.
         attempt: i32,
     },
 }
 
 impl Report {
+    /// The notification and try of which only the mark came back.
+    #[must_use]
+    pub const fn mark(&self) -> Option<(NotificationId, i32)> {
+        match self {
+            Self::Bounce { letter: Letter::Mark { notification, attempt }, .. }
+            | Self::Delivered(Letter::Mark { notification, attempt })
+            | Self::Complaint { letter: Letter::Mark { notification, attempt }, .. } => Some((*notification, *attempt)),
+            _ => None,
+        }
+    }
+
+    /// The same report with the letter's origin, looked up by its mark.
+    #[must_use]
+    pub fn about(mut self, origin: Origin) -> Self {
+        if let Self::Bounce { letter, .. } | Self::Delivered(letter) | Self::Complaint { letter, .. } = &mut self {
+            *letter = Letter::Whole(Box::new(origin));
+        }
+        self
+    }
+
     /// The receipt that says so; `None` where nothing follows, and where only [`Letter::Mark`] is known.
     #[must_use]
     pub fn receipt(self, now: Timestamp) -> Option<Receipt> {
@@ -98,7 +118,7 @@ impl Report {
             provider_id: Some(reference.delivery.to_string()),
             error,
             detail,
-            address: acts.then_some(address),
+            address: acts.then_some(address).filter(|address| !address.is_empty()),
         })
     }
 }
@@ -185,9 +205,9 @@ impl Marks<'_> {
         });
         match (origin, mark) {
             // A mark of one letter and the seal of another: somebody put them together.
-            (Some(origin), Some((delivery, _))) if origin.reference.delivery != delivery => None,
+            (Some(origin), Some((notification, _))) if origin.reference.notification != notification => None,
             (Some(origin), _) => Some(Letter::Whole(Box::new(origin))),
-            (None, mark) => mark.map(|(delivery, attempt)| Letter::Mark { delivery, attempt }),
+            (None, mark) => mark.map(|(notification, attempt)| Letter::Mark { notification, attempt }),
         }
     }
 
@@ -355,12 +375,12 @@ mod tests {
     }
 
     fn mark() -> Letter {
-        Letter::Mark { delivery: origin().reference.delivery, attempt: 2 }
+        Letter::Mark { notification: origin().reference.notification, attempt: 2 }
     }
 
     #[test]
     fn an_action_is_what_it_says() {
-        let to = format!("b+{}@bounce.example", key().mark(origin().reference.delivery, 2));
+        let to = format!("b+{}@bounce.example", key().mark(origin().reference.notification, 2));
         let Report::Bounce { letter, status, kind, detail } = read_of(&to, &dsn("failed", "5.1.1", "")) else {
             panic!()
         };
@@ -375,11 +395,15 @@ mod tests {
             None,
             "a mark alone makes no receipt"
         );
+        let report = read_of(&to, &dsn("failed", "5.1.1", ""));
+        assert_eq!(report.mark(), Some((origin().reference.notification, 2)));
+        let receipt = report.about(origin()).receipt(Timestamp(1)).unwrap();
+        assert_eq!((receipt.delivery, receipt.address), (origin().reference.delivery, Some(origin().address)));
     }
 
     #[test]
     fn an_envid_is_as_good_as_a_return_path() {
-        let envid = format!("Original-Envelope-Id: {}\n", key().mark(origin().reference.delivery, 2));
+        let envid = format!("Original-Envelope-Id: {}\n", key().mark(origin().reference.notification, 2));
         let report = read_of("postmaster@bounce.example", &dsn("failed", "5.2.2", &envid));
         assert!(matches!(report, Report::Bounce { kind: ErrorKind::Unreachable, letter, .. } if letter == mark()));
     }
@@ -387,7 +411,7 @@ mod tests {
     #[test]
     fn a_forged_bounce_suppresses_nobody() {
         let other = ReturnKey::new("another secret of enough length").unwrap();
-        let forged = other.mark(origin().reference.delivery, 2);
+        let forged = other.mark(origin().reference.notification, 2);
         for to in
             [format!("b+{forged}@bounce.example"), "b+@bounce.example".into(), "b+1@bounce.example".into(), "x".into()]
         {
@@ -403,7 +427,7 @@ mod tests {
         assert_eq!(read_of("x@y", &sealed(&other)), Report::Unmatched);
         assert!(matches!(read_of("x@y", &sealed(&key())), Report::Bounce { letter: Letter::Whole(_), .. }));
         // The mark of one letter and the seal of another.
-        let mixed = format!("b+{}@bounce.example", key().mark(DeliveryId::default(), 1));
+        let mixed = format!("b+{}@bounce.example", key().mark(NotificationId::default(), 1));
         assert_eq!(read_of(&mixed, &sealed(&key())), Report::Unmatched);
     }
 
@@ -464,7 +488,7 @@ mod tests {
         fn nor_anything_that_looks_like_a_report(
             cut in 0_usize..600, noise in any::<String>(), status in "[0-9.]{0,9}", action in "(failed|delayed|delivered|x)", words in "[ -~\n]{0,60}",
         ) {
-            let to = format!("b+{}@bounce.example", key().mark(origin().reference.delivery, 2));
+            let to = format!("b+{}@bounce.example", key().mark(origin().reference.notification, 2));
             let text = dsn(&action, &status, &words);
             let mut content = text.into_bytes();
             content.truncate(cut);

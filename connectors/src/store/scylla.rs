@@ -21,7 +21,7 @@ mod migrations;
 mod statements;
 
 use super::{Checkpoint, ScanPage, Store, StoreError, TokenRange};
-use crate::secret::Secret;
+use crate::secret::{Resolve as _, Secret};
 use async_trait::async_trait;
 use bellwether_schemas::rows::{Cells, Key, Read, Span, Table, Value, Write};
 use cells::Bind;

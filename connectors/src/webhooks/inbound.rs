@@ -27,48 +27,88 @@ pub enum Keyword {
     Stop,
     /// Send to me again.
     Start,
-    /// Who are you, and how do I stop you?
+    /// Who are you, and how do I stop you? Noted, and answered by nobody here: on SMS Twilio and the carriers answer it, and a second answer
+    /// would be one too many.
     Help,
 }
 
 /// Every word, as [`folded`] makes it: sorted, so that it can be searched and no word has two meanings.
 ///
-/// English ones are those of the CTIA's handbook and of Twilio (<https://help.twilio.com/articles/223134027>). A word that may be an answer to
+/// English ones are those of the CTIA's handbook, of Twilio (<https://help.twilio.com/articles/223134027>) and of the FCC's rule of 2025 (47 CFR
+/// 64.1200(a)(10): stop, quit, end, revoke, opt out, cancel, unsubscribe); Spanish and Portuguese ones are those that senders announce there,
+/// with their imperatives and reflexives. A word that may be an answer to
 /// a question (`yes`, `si`, `sim`, `ok`) starts nothing, although Twilio takes `YES` so: consent must be unmistakable, and a member who
 /// confirms an order has not given it. Words that stop are taken generously: to be silent by mistake is the lesser harm.
 const WORDS: &[(&str, Keyword)] = &[
     ("ajuda", Keyword::Help),
     ("alta", Keyword::Start),
     ("alto", Keyword::Stop),
+    ("anular", Keyword::Stop),
+    ("anular suscripcion", Keyword::Stop),
     ("ayuda", Keyword::Help),
     ("baja", Keyword::Stop),
+    ("basta", Keyword::Stop),
+    ("borrar", Keyword::Stop),
+    ("borrarme", Keyword::Stop),
+    ("cadastrar", Keyword::Start),
     ("cancel", Keyword::Stop),
     ("cancelar", Keyword::Stop),
+    ("cancelar assinatura", Keyword::Stop),
     ("cancelar inscricao", Keyword::Stop),
+    ("cancelar mi suscripcion", Keyword::Stop),
     ("cancelar suscripcion", Keyword::Stop),
     ("comecar", Keyword::Start),
     ("comenzar", Keyword::Start),
     ("dar de baja", Keyword::Stop),
     ("darme de baja", Keyword::Stop),
     ("darse de baja", Keyword::Stop),
+    ("descadastrar", Keyword::Stop),
+    ("descadastre", Keyword::Stop),
+    ("descadastro", Keyword::Stop),
+    ("desinscreva", Keyword::Stop),
     ("desinscrever", Keyword::Stop),
+    ("desuscribe", Keyword::Stop),
     ("desuscribir", Keyword::Stop),
+    ("desuscribirme", Keyword::Stop),
+    ("desuscribirse", Keyword::Stop),
+    ("desuscripcion", Keyword::Stop),
     ("detener", Keyword::Stop),
+    ("eliminar", Keyword::Stop),
+    ("encerrar", Keyword::Stop),
     ("end", Keyword::Stop),
+    ("finalizar", Keyword::Stop),
     ("help", Keyword::Help),
     ("info", Keyword::Help),
+    ("informacao", Keyword::Help),
+    ("informacion", Keyword::Help),
     ("iniciar", Keyword::Start),
     ("inscrever", Keyword::Start),
+    ("me remova", Keyword::Stop),
+    ("nao enviar", Keyword::Stop),
+    ("nao envie", Keyword::Stop),
+    ("nao quero", Keyword::Stop),
+    ("no enviar", Keyword::Stop),
+    ("no envie", Keyword::Stop),
+    ("no mas", Keyword::Stop),
+    ("no quiero", Keyword::Stop),
     ("opt in", Keyword::Start),
     ("opt out", Keyword::Stop),
     ("optin", Keyword::Start),
     ("optout", Keyword::Stop),
     ("parar", Keyword::Stop),
     ("pare", Keyword::Stop),
+    ("parem", Keyword::Stop),
     ("quit", Keyword::Stop),
+    ("reanudar", Keyword::Start),
+    ("reiniciar", Keyword::Start),
+    ("remova", Keyword::Stop),
+    ("remove", Keyword::Stop),
     ("remover", Keyword::Stop),
+    ("resume", Keyword::Start),
+    ("retomar", Keyword::Start),
     ("revoke", Keyword::Stop),
     ("sair", Keyword::Stop),
+    ("sair da lista", Keyword::Stop),
     ("salir", Keyword::Stop),
     ("start", Keyword::Start),
     ("stop", Keyword::Stop),
@@ -76,8 +116,13 @@ const WORDS: &[(&str, Keyword)] = &[
     ("stopall", Keyword::Stop),
     ("subscribe", Keyword::Start),
     ("suscribir", Keyword::Start),
+    ("suscribirme", Keyword::Start),
+    ("suscribirse", Keyword::Start),
+    ("terminar", Keyword::Stop),
     ("unstop", Keyword::Start),
+    ("unsub", Keyword::Stop),
     ("unsubscribe", Keyword::Stop),
+    ("unsubscribe me", Keyword::Stop),
 ];
 
 /// No word is longer, so a longer text is none.
@@ -126,6 +171,36 @@ mod tests {
             assert!(word.len() <= MAX_WORD);
             for text in [(*word).to_owned(), word.to_uppercase(), format!(" «{word}»!!\n")] {
                 assert_eq!(Keyword::of(&text), Some(*keyword), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_language_has_words_for_all_three() {
+        for (language, stop, start, help) in [
+            (
+                "en",
+                "stop stopall unsubscribe cancel end quit revoke optout opt-out",
+                "start unstop subscribe",
+                "help info",
+            ),
+            (
+                "es",
+                "baja alto parar pare cancelar detener salir terminar anular desuscribirme",
+                "alta iniciar comenzar reanudar",
+                "ayuda información",
+            ),
+            (
+                "pt",
+                "parar pare sair cancelar descadastrar remover desinscrever encerrar",
+                "iniciar começar inscrever retomar",
+                "ajuda informação",
+            ),
+        ] {
+            for (words, keyword) in [(stop, Keyword::Stop), (start, Keyword::Start), (help, Keyword::Help)] {
+                for word in words.split(' ') {
+                    assert_eq!(Keyword::of(word), Some(keyword), "{language}: {word}");
+                }
             }
         }
     }

@@ -67,7 +67,7 @@ pub fn receipt(query: &Params, form: &Params, now: Timestamp) -> Result<Option<R
     };
     // The address matters only where the receipt acts on it.
     let address = match error {
-        Some(ErrorKind::InvalidAddress) => Some(needed(form, "To")?.to_owned()),
+        Some(ErrorKind::InvalidAddress | ErrorKind::Unreachable) => Some(needed(form, "To")?.to_owned()),
         _ => None,
     };
     Ok(Some(Receipt {
@@ -230,7 +230,7 @@ mod tests {
                 Some("+15550001111"),
             ),
             ("failed", "30005", ErrorKind::InvalidAddress, "30005: unknown destination", Some("+15550001111")),
-            ("undelivered", "30003", ErrorKind::Transient, "30003: handset unreachable", None),
+            ("undelivered", "30003", ErrorKind::Unreachable, "30003: handset unreachable", Some("+15550001111")),
             ("failed", "21610", ErrorKind::OptedOut, "21610: recipient has unsubscribed", None),
             ("failed", "39999", ErrorKind::Rejected, "39999: unknown code", None),
             ("failed", "", ErrorKind::Rejected, "no error code", None),

@@ -103,26 +103,58 @@ fn every_code_of_others_catalogue_is_known_and_of_a_kind_that_suits_its_group() 
 fn others_put_the_same_messages_on_the_wire() {
     let button = |text: &str, url: Option<&str>| Button { text: text.into(), url: url.map(str::to_owned) };
     let (body, link, image) = ("Grüße\n\"1\" & 2", "https://h.example/c/1?a=1&b=2", "https://h.example/a.png");
-    let said = |header: Option<&str>, buttons: Vec<Button>| {
-        let header = header.map(|url| Media { kind: MediaKind::Image, url: url.into() });
+    let media = |kind| Some(Media { kind, url: image.into() });
+    let said = |header: Option<Media>, buttons: Vec<Button>| {
         message(1, "+15550001111", Content::Whatsapp(Whatsapp::Text { body: body.into(), header, buttons }))
     };
+    let by_template = |kind| {
+        let (name, language, parameters) = ("hello".into(), "es_AR".into(), vec!["Ana".into(), "A-1001".into()]);
+        let (header, buttons) = (media(kind), vec![None, Some("c/1".into())]);
+        message(
+            1,
+            "+15550001111",
+            Content::Whatsapp(Whatsapp::Template { name, language, header, parameters, buttons }),
+        )
+    };
+    let picture = || media(MediaKind::Image);
+    let (replies, link_button) = (|| vec![button("Sí", None), button("No", None)], || vec![button("Open", Some(link))]);
     let config: whatsapp::Config =
         serde_json::from_value(json!({"phone_number_id": "106", "access_token": {"env": "X"}})).unwrap();
     let ours: Vec<Value> = [
         said(None, vec![]),
-        said(None, vec![button("Sí", None), button("No", None)]),
-        said(None, vec![button("Open", Some(link))]),
-        said(Some(image), vec![]),
+        said(None, replies()),
+        said(None, link_button()),
+        said(picture(), vec![]),
+        said(media(MediaKind::Video), vec![]),
+        said(media(MediaKind::Document), vec![]),
+        said(picture(), replies()),
+        said(picture(), link_button()),
+        by_template(MediaKind::Image),
+        by_template(MediaKind::Video),
     ]
     .iter()
     .map(|message| config.request(message).unwrap().body)
     .collect();
     let input = json!({"to": "+15550001111", "body": body, "replies": ["Sí", "No"], "link": {"text": "Open", "url": link},
-        "image": image, "tracker": ours[0]["biz_opaque_callback_data"]});
+        "image": image, "parameters": ["Ana", "A-1001"], "variable": "c/1", "tracker": ours[0]["biz_opaque_callback_data"]});
     let mut theirs = python("meta_requests", &input);
     // Theirs says what is the default.
     assert_eq!(theirs[0]["text"].as_object_mut().unwrap().remove("preview_url"), Some(json!(false)));
+    // And it writes the words of a template's components as Meta's examples of their definition do, where its examples of sending have small letters.
+    for component in theirs.as_array_mut().unwrap().iter_mut().filter(|body| body["type"] == "template") {
+        for component in component["template"]["components"].as_array_mut().unwrap() {
+            for word in ["type", "sub_type"] {
+                let small = component[word].as_str().map(str::to_lowercase);
+                if let Some(small) = small {
+                    component[word] = small.into();
+                }
+            }
+            let index = component["index"].as_u64();
+            if let Some(index) = index {
+                component["index"] = index.to_string().into();
+            }
+        }
+    }
     assert_eq!(theirs, Value::from(ours));
 }
 

@@ -3,8 +3,8 @@
 use super::{message, server, web_push, webhook};
 use axum::{http::StatusCode, response::IntoResponse as _};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bellwether_connectors::channels::{Content, Message, Push, Sink as _, web_push as connector};
-use bellwether_schemas::records::ErrorKind;
+use bellwether_connectors::channels::{Content, Message, Push, Sink as _, fcm, twilio, web_push as connector};
+use bellwether_schemas::{Lane, records::ErrorKind};
 use serde_json::{Value, json};
 use std::{
     env,
@@ -78,6 +78,92 @@ async fn standardwebhooks_verifies_our_webhook_by_either_secret() {
             "headers": std::collections::BTreeMap::from(headers)}),
     );
     assert_eq!(read["data"], json!({"text": "Grüße"}));
+}
+
+#[test]
+fn googles_own_description_of_fcm_takes_every_field_that_we_send() {
+    let config: fcm::Config = serde_json::from_value(json!({"service_account": {"env": "X"}})).unwrap();
+    let data = [("order", "A-1001"), ("n", "7")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let link = |path: &str| Some(format!("https://h.example/{path}"));
+    let push = Push {
+        title: "Grüße".into(),
+        body: "Hi".into(),
+        url: link("c/1"),
+        icon: link("i.png"),
+        image: link("a.png"),
+        data: data.into(),
+        delivered_url: link("d/1"),
+        clicked_url: link("k/1"),
+    };
+    let sent = |to: &str, lane, ttl| {
+        let message = Message { lane, ttl, ..message(1, to, Content::Push(push.clone())) };
+        config.request(&message).unwrap()
+    };
+    let long = sent("fcm:token-1", Lane::Transactional, Some(Duration::from_secs(90)));
+    let short = sent("fcm:cHZ5dGhpcyBpcyBhIGZpZA", Lane::Bulk, None);
+    assert_eq!(
+        (&long["message"]["token"], &short["message"]["fid"]),
+        (&json!("token-1"), &json!("cHZ5dGhpcyBpcyBhIGZpZA"))
+    );
+    // It would refuse what is not so.
+    let (mut unknown, mut wrong) = (long.clone(), long.clone());
+    unknown["message"]["tokens"] = json!(["a"]);
+    wrong["message"]["data"]["n"] = json!(7);
+    let refused = check("fcm", &json!([unknown, wrong]));
+    assert_eq!(refused, json!([[".message.tokens is unknown"], [".message.data.n is no string"]]));
+    assert_eq!(check("fcm", &json!([long, short])), json!([[], []]));
+}
+
+/// Twilio's API as Twilio describes it, mocked by Prism, which refuses requests that are not so; it ends with the test.
+struct Mock(Child, String);
+
+impl Drop for Mock {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Mock {
+    async fn start() -> Self {
+        let prism = installed("node/node_modules/@stoplight/prism-cli/dist/index.js");
+        let api = installed("node/node_modules/@twilio/cli-core/src/services/twilio-api/twilio_api_v2010.json");
+        let port = server::nobody().port().to_string();
+        let mut node = Command::new("node");
+        node.arg(prism).args(["mock", "--errors", "--host", "127.0.0.1", "--port", &port]).arg(api);
+        let child =
+            node.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("node: install Debian's package nodejs");
+        let mock = Self(child, format!("http://127.0.0.1:{port}"));
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while reqwest::get(&mock.1).await.is_err() {
+            assert!(Instant::now() < deadline, "Prism does not answer");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        mock
+    }
+}
+
+#[tokio::test]
+async fn twilios_own_description_takes_every_field_that_we_send() {
+    let mock = Mock::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "t").unwrap();
+    let sid = |kind: &str| format!("{kind}{}", "0a".repeat(16));
+    let sink = |account: &str, sender: (&str, &str)| {
+        let mut config = json!({"account_sid": account, "auth_token": {"file": token}, "base_url": mock.1,
+            "status_callback_url": "https://h.example/v1/webhooks/shop/test"});
+        config[sender.0] = json!(sender.1);
+        twilio::TwilioSink::new(serde_json::from_value(config).unwrap()).unwrap()
+    };
+    let text = message(1, "+15558675310", Content::Text { body: "Grüße & 1+1=2\n".into() });
+    for sender in [("from", "+15557122661"), ("from", "Shop"), ("messaging_service_sid", &sid("MG"))] {
+        let sent = sink(&sid("AC"), sender).send(&text).await;
+        // A mock makes up what it answers, so the answer proves only that the request was taken.
+        assert!(sent.as_ref().is_ok_and(|taken| taken.provider_id.is_some()), "{sender:?}: {sent:?}");
+    }
+    let refused = sink("AC1", ("from", "Shop")).send(&text).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Rejected, "an account that is none: {refused}");
 }
 
 /// A push service that nobody here wrote; it ends with the test.

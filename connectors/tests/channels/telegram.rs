@@ -49,6 +49,12 @@ async fn method(
                 {"update_id": 6, "poll": {}}])
         }
         ("setWebhook" | "deleteWebhook", _) => json!(true),
+        ("getWebhookInfo", _) => {
+            let seen = seen.lock().unwrap();
+            let last = seen.iter().rfind(|(method, _)| method == "setWebhook" || method == "deleteWebhook");
+            let url = last.map_or(&Value::Null, |(_, body)| &body["url"]);
+            json!({"url": url.as_str().unwrap_or_default(), "pending_update_count": 0})
+        }
         (_, 1) => return error(403, "Forbidden: bot was blocked by the user", json!({})),
         (_, 2) => return error(400, "Bad Request: chat not found", json!({})),
         (_, 3) => return error(429, "Too Many Requests: retry after 3", json!({"retry_after": 3})),
@@ -81,11 +87,16 @@ fn sink(at: SocketAddr) -> TelegramSink {
 }
 
 fn with(at: SocketAddr, token: &str, seconds: u64) -> TelegramSink {
+    hearing(at, token, seconds, "webhook")
+}
+
+fn hearing(at: SocketAddr, token: &str, seconds: u64, updates: &str) -> TelegramSink {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, token).unwrap();
+    let base_url = format!("http://{at}/");
     let settings =
-        json!({"bot_token": {"file": file}, "base_url": format!("http://{at}/"), "timeout_seconds": seconds});
+        json!({"bot_token": {"file": file}, "base_url": base_url, "timeout_seconds": seconds, "updates": updates});
     let config: Config = serde_json::from_value(settings).unwrap();
     TelegramSink::new(config).unwrap()
 }
@@ -152,8 +163,22 @@ async fn a_message_follows_its_group_and_says_where_to() {
 async fn a_throttling_holds_the_pace() {
     let (at, _) = serve().await;
     let paced = Paced::new(Arc::new(sink(at)), None);
-    paced.acquire().await.send(&text("3")).await.unwrap_err();
+    paced.acquire().await.send(&text("3")).await.0.unwrap_err();
     assert!(paced.state().held_until.is_some());
+}
+
+#[tokio::test]
+async fn a_webhook_beside_fetching_is_found_by_the_check() {
+    let (at, _) = serve().await;
+    let (asking, called) = (hearing(at, TOKEN, 30, "poll"), sink(at));
+    asking.check().await.unwrap();
+    called.set_webhook("https://h.example/v1/webhooks/telegram/x", "w-0_rd").await.unwrap();
+    called.check().await.unwrap();
+    let error = asking.check().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unauthorized);
+    assert!(error.detail.contains("a webhook is set"), "{}", error.detail);
+    called.delete_webhook().await.unwrap();
+    asking.check().await.unwrap();
 }
 
 #[tokio::test]

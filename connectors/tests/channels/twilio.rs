@@ -99,7 +99,9 @@ async fn refused(sink: &TwilioSink, to: &str) -> SendError {
 async fn a_text_arrives_as_it_was_written_and_its_callback_comes_home() {
     let (at, seen) = serve().await;
     let sink = sink(at, "AC1");
-    assert_eq!(sink.send(&text("+15550001111")).await.unwrap().provider_id.as_deref(), Some("SM1"));
+    let accepted = sink.send(&text("+15550001111")).await.unwrap();
+    assert_eq!(accepted.provider_id.as_deref(), Some("SM1"));
+    assert_eq!(accepted.segments.map(|segments| segments.to_string()).as_deref(), Some("1 segment, GSM-7"));
     let (account, authorization, form) = seen.lock().unwrap().pop().unwrap();
     // printf 'AC1:s3cret' | base64
     assert_eq!((account.as_str(), authorization.as_str()), ("AC1", "Basic QUMxOnMzY3JldA=="));
@@ -136,7 +138,7 @@ async fn every_answer_has_its_consequence() {
 async fn a_throttling_holds_the_pace() {
     let (at, _) = serve().await;
     let paced = Paced::new(Arc::new(sink(at, "AC1")), None);
-    paced.acquire().await.send(&text("+15550000003")).await.unwrap_err();
+    paced.acquire().await.send(&text("+15550000003")).await.0.unwrap_err();
     assert!(paced.state().held_until.is_some());
     assert!(paced.try_acquire().is_none());
 }

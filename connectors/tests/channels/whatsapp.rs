@@ -173,9 +173,9 @@ async fn every_answer_has_its_consequence() {
 async fn a_throttling_holds_the_pace_and_one_members_limit_does_not() {
     let (at, _) = serve().await;
     let paced = Paced::new(Arc::new(sink(at, "106")), None);
-    paced.acquire().await.send(&text("+15550000009")).await.unwrap_err();
+    paced.acquire().await.send(&text("+15550000009")).await.0.unwrap_err();
     assert!(paced.state().held_until.is_none());
-    paced.acquire().await.send(&text("+15550000003")).await.unwrap_err();
+    paced.acquire().await.send(&text("+15550000003")).await.0.unwrap_err();
     assert!(paced.state().held_until.is_some());
 }
 

@@ -31,7 +31,7 @@ def meta_requests(said):
     """What pywa puts on the wire for the same messages."""
     import httpx
     from pywa import WhatsApp
-    from pywa.types import Button, URLButton
+    from pywa.types import Button, URLButton, templates
 
     bodies = []
 
@@ -48,6 +48,14 @@ def meta_requests(said):
     client.send_message(to, body, buttons=replies, tracker=tracker)
     client.send_message(to, body, buttons=URLButton(said["link"]["text"], said["link"]["url"]), tracker=tracker)
     client.send_image(to, said["image"], caption=body, tracker=tracker)
+    client.send_video(to, said["image"], caption=body, tracker=tracker)
+    client.send_document(to, said["image"], caption=body, filename=None, tracker=tracker)
+    client.send_image(to, said["image"], caption=body, buttons=replies, tracker=tracker)
+    client.send_image(to, said["image"], caption=body, buttons=URLButton(said["link"]["text"], said["link"]["url"]), tracker=tracker)
+    for header in (templates.HeaderImage.params(image=said["image"]), templates.HeaderVideo.params(video=said["image"])):
+        button = templates.URLButton.params(url_variable=said["variable"], index=1)
+        params = [header, templates.BodyText.params(*said["parameters"]), button]
+        client.send_template(to, "hello", templates.TemplateLanguage("es_AR"), params, tracker=tracker)
     return bodies
 
 

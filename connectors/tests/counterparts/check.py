@@ -30,10 +30,38 @@ def webhook(question):
     return bodies[0]
 
 
+def fcm(question):
+    """What Google's own description of FCM has against each of these requests to `projects.messages.send`."""
+    from importlib.resources import files
+
+    document = files("googleapiclient") / "discovery_cache/documents/fcm.v1.json"
+    schemas = json.loads(document.read_text())["schemas"]
+    return [complaints(schemas, {"$ref": "SendMessageRequest"}, request, "") for request in question]
+
+
+def complaints(schemas, schema, value, at):
+    """Where a value is not what a schema of a discovery document says: https://developers.google.com/discovery/v1/type-format."""
+    schema = schemas[schema["$ref"]] if "$ref" in schema else schema
+    kinds = {"string": str, "boolean": bool, "number": (int, float), "integer": int, "object": dict, "array": list}
+    if "type" in schema and (not isinstance(value, kinds[schema["type"]]) or isinstance(value, bool) != (schema["type"] == "boolean")):
+        return [f"{at or '.'} is no {schema['type']}"]
+    if "enum" in schema and value not in schema["enum"]:
+        return [f"{at} is none of {schema['enum']}"]
+    found = []
+    if schema.get("type") == "object":
+        for name, part in value.items():
+            known = schema.get("properties", {}).get(name, schema.get("additionalProperties"))
+            found += [f"{at}.{name} is unknown"] if known is None else complaints(schemas, known, part, f"{at}.{name}")
+    elif schema.get("type") == "array":
+        for n, part in enumerate(value):
+            found += complaints(schemas, schema["items"], part, f"{at}[{n}]")
+    return found
+
+
 def unbase64(text):
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 if __name__ == "__main__":
-    answer = {"web_push": web_push, "webhook": webhook}[sys.argv[1]](json.load(sys.stdin))
+    answer = {"web_push": web_push, "webhook": webhook, "fcm": fcm}[sys.argv[1]](json.load(sys.stdin))
     json.dump(answer, sys.stdout)

@@ -60,7 +60,7 @@ fn sample(name: &str) -> Vec<u8> {
     let folded: Vec<_> =
         sealed.as_bytes().chunks(72).map(|line| format!(" {}", String::from_utf8_lossy(line))).collect();
     let text = std::fs::read_to_string(path).unwrap();
-    let text = text.replace("@MARK@", &key().mark(letter().reference.delivery, 2));
+    let text = text.replace("@MARK@", &key().mark(letter().reference.notification, 2));
     text.replace("@SEALED@", &folded.join("\n")).replace('\n', "\r\n").into_bytes()
 }
 

@@ -184,7 +184,7 @@ async fn exactly_the_missing_come_back_and_the_delivered_letter_verifies() {
         }
         // The address that it came to and the ENVID within say the same, each alone.
         let text = String::from_utf8_lossy(&incoming.content);
-        let mark = key().mark(read_delivery(&report), 2);
+        let mark = key().mark(read_notification(&report), 2);
         assert_eq!(incoming.recipients, [format!("b+{mark}@bounce.shop.example")]);
         assert!(text.contains(&format!("Original-Envelope-Id: {mark}")), "{text}");
     }
@@ -205,10 +205,10 @@ async fn exactly_the_missing_come_back_and_the_delivered_letter_verifies() {
     assert_eq!(verdicts, json!([[true, true]]));
 }
 
-fn read_delivery(report: &Report) -> DeliveryId {
+fn read_notification(report: &Report) -> NotificationId {
     match report {
         Report::Bounce { letter: Letter::Whole(origin), .. } | Report::Delivered(Letter::Whole(origin)) => {
-            origin.reference.delivery
+            origin.reference.notification
         }
         _ => panic!("{report:?}"),
     }

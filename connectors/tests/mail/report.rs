@@ -76,7 +76,7 @@ fn where_the_letter_is_cut_off_the_mark_remains() {
         let cut = text.find("X-Bellwether-Reference").unwrap();
         let incoming = Incoming { recipients: vec![], content: text[..cut].into() };
         let report = read(&[key()], &incoming);
-        let expected = Letter::Mark { delivery: letter().reference.delivery, attempt: 2 };
+        let expected = Letter::Mark { notification: letter().reference.notification, attempt: 2 };
         assert!(matches!(&report, Report::Bounce { letter, .. } if *letter == expected), "{name}: {report:?}");
         assert_eq!(report.receipt(Timestamp(5)), None);
     }

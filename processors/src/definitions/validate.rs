@@ -2,26 +2,43 @@
 //! A rule only says what is wrong; it changes nothing.
 
 use super::{
-    CheckProvider, CompiledFlow, Finding, SettingProblem,
+    CheckProvider, CompiledFlow, Finding, SettingProblem, Terms,
     condition::{Condition, variables},
     names::{canonical_locale, did_you_mean, is_project_name, name_problem, nearest},
 };
-use crate::content::{self, Content};
-use bellwether_schemas::{
-    Channel, Timestamp,
-    definitions::{Definitions, Flow, Template, Variant},
-    records::Event,
+use crate::{
+    caps,
+    content::{self, Content},
+    hours::{self, Hours},
 };
+use bellwether_schemas::{
+    Channel, Lane, Timestamp,
+    definitions::{Definitions, Flow, Notify, Per, Template, Tracking, Variant},
+    records::Event,
+    segments::{
+        Encoding::{Gsm7, Ucs2},
+        Segments, only_foreign, segments,
+    },
+};
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 /// Twilio takes no longer body (its error 21617).
 const MAX_SMS_CHARACTERS: usize = 1600;
+/// The greatest priority of a notification.
+const MAX_PRIORITY: u8 = 9;
 /// Calls at once that a claim window may hold: one bit each in a commit's metadata (law 2).
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=4096;
+
+/// Longest address of a tracking domain: with a token behind it a link must fit a line of mail, and what providers take.
+const MAX_BASE_URL: usize = 200;
+/// Keys that links may have been sealed with before: each is tried for each link.
+const MAX_PREVIOUS_KEYS: usize = 8;
 
 /// What the checks made on their way.
 pub(super) struct Parts {
@@ -29,6 +46,11 @@ pub(super) struct Parts {
     pub(super) providers: BTreeMap<Channel, Vec<String>>,
     pub(super) prefixes: HashMap<String, &'static str>,
     pub(super) content: Content,
+    pub(super) terms: HashMap<String, Terms>,
+    pub(super) other_terms: [Terms; 2],
+    pub(super) zone: TimeZone,
+    /// What is allowed and worth a look.
+    pub(super) remarks: Vec<Finding>,
 }
 
 /// Applies every rule.
@@ -44,17 +66,36 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Resu
         unserved_channels(document, providers, &mut findings);
     }
     let flows_by_type = flows(document, &mut findings);
-    let Findings(mut all) = findings;
+    let zone = zone(document, &mut findings);
+    caps(document, &mut findings);
+    let terms = document.flows.iter().map(|(name, flow)| {
+        let path = format!("flows.{name}.notify");
+        (name.clone(), terms(&path, document, &flow.notify, &mut findings))
+    });
+    let terms: HashMap<_, _> = terms.collect();
+    // What the project says was told of already, if it is wrong.
+    let other_terms = Lane::ALL.map(|lane| {
+        let hours = project_hours(document, lane == Lane::Bulk).unwrap_or_default();
+        Terms { category: category_of(lane).into(), priority: 0, hours, spread: Duration::ZERO }
+    });
+    let Findings { mut all, remarks } = findings;
     all.sort();
     all.dedup();
     match providers {
-        Some(providers) if all.is_empty() => Ok(Parts { flows_by_type, providers, prefixes, content }),
+        Some(providers) if all.is_empty() => {
+            Ok(Parts { flows_by_type, providers, prefixes, content, terms, other_terms, zone, remarks })
+        }
         _ => Err(all),
     }
 }
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+struct Findings {
+    /// What must be corrected.
+    all: Vec<Finding>,
+    /// What is only to be known.
+    remarks: Vec<Finding>,
+}
 
 impl Findings {
     fn add(&mut self, path: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) {
@@ -69,7 +110,11 @@ impl Findings {
         remedy: impl Into<String>,
     ) {
         let (path, problem, remedy) = (path.into(), problem.into(), remedy.into());
-        self.0.push(Finding { path, line, column, problem, remedy });
+        self.all.push(Finding { path, line, column, problem, remedy });
+    }
+
+    fn remark(&mut self, path: &str, (line, column): (Option<u32>, Option<u32>), problem: String, remedy: String) {
+        self.remarks.push(Finding { path: path.to_owned(), line, column, problem, remedy });
     }
 
     fn name(&mut self, path: &str, name: &str) {
@@ -109,7 +154,63 @@ fn project(document: &Definitions, findings: &mut Findings) -> bool {
         let problem = format!("`{region}` is no region");
         findings.add("project.default_region", problem, "use an ISO 3166-1 code of two capitals, such as `AR`");
     }
+    if let Some(settings) = &project.tracking {
+        tracking(settings, findings);
+    }
     is_locale
+}
+
+fn tracking(tracking: &Tracking, findings: &mut Findings) {
+    const PATH: &str = "project.tracking";
+    if let Some(problem) = base_url_problem(&tracking.base_url) {
+        findings.add(
+            format!("{PATH}.base_url"),
+            problem,
+            "write the public address, such as `https://links.example.com`",
+        );
+    }
+    if tracking.previous_keys.len() > MAX_PREVIOUS_KEYS {
+        let problem = format!("there are {} previous keys", tracking.previous_keys.len());
+        let remedy = format!("keep at most {MAX_PREVIOUS_KEYS}: links of older keys open no more");
+        findings.add(format!("{PATH}.previous_keys"), problem, remedy);
+    }
+    if tracking.previous_keys.contains(&tracking.key) {
+        findings.add(
+            format!("{PATH}.previous_keys"),
+            "the key is among the previous ones",
+            "name a new key, or drop it there",
+        );
+    }
+    for (index, channel) in tracking.channels.iter().enumerate() {
+        let path = format!("{PATH}.channels.{index}");
+        if *channel == Channel::Webhook {
+            findings.add(path, "a webhook's document has no links that we know", "remove it");
+        } else if tracking.channels[..index].contains(channel) {
+            findings.add(path, format!("{channel} is there twice"), "remove one");
+        }
+    }
+    for (index, lane) in tracking.unsubscribe.iter().enumerate() {
+        if tracking.unsubscribe[..index].contains(lane) {
+            findings.add(format!("{PATH}.unsubscribe.{index}"), format!("{lane} is there twice"), "remove one");
+        }
+    }
+}
+
+/// Why links cannot begin with it, if so. It is put into HTML, headers and JSON as it is.
+fn base_url_problem(url: &str) -> Option<&'static str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let Some(rest) = rest else { return Some("this is no web address") };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host =
+        authority.strip_prefix("[::1]").map_or_else(|| authority.split(':').next().unwrap_or_default(), |_| "[::1]");
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-._~/:[]".contains(c);
+    if host.is_empty() || !rest.chars().all(is_part) {
+        return Some("it must be host, port and path alone, in ASCII");
+    }
+    if !url.starts_with("https://") && !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+        return Some("it must be https: a link tells who follows it");
+    }
+    (url.len() > MAX_BASE_URL).then_some("it has more than 200 characters")
 }
 
 /// Providers by channel, `None` where a provider's channel is not known, so that no rule builds on the gap; and their prefixes.
@@ -176,6 +277,9 @@ fn unserved_channels(document: &Definitions, providers: &BTreeMap<Channel, Vec<S
 
 fn templates(document: &Definitions, findings: &mut Findings) -> Content {
     let mut content = Content::new(&document.project.default_locale);
+    if document.project.tracking.is_some() {
+        content.offer_unsubscribe();
+    }
     for (name, template) in &document.templates {
         let path = format!("templates.{name}");
         findings.name(&path, name);
@@ -329,7 +433,7 @@ fn texts(
             findings.at(&path, find(text, variable), problem, remedy);
         }
         match content.try_sample(name, channel, locale, &place, &context) {
-            Ok(rendered) => rendered_text(&path, channel, &place, &rendered, findings),
+            Ok(rendered) => rendered_text(&path, channel, &place, (text, &rendered), findings),
             Err(fault) if fault.undefined && !missing.is_empty() => {}
             Err(fault) => {
                 let remedy = if fault.undefined {
@@ -344,16 +448,40 @@ fn texts(
     }
 }
 
-fn rendered_text(path: &str, channel: Channel, place: &str, rendered: &str, findings: &mut Findings) {
-    let characters = rendered.chars().count();
-    if channel == Channel::Sms && characters > MAX_SMS_CHARACTERS {
-        let problem = format!("the message of the sample has {characters} characters");
-        findings.add(path, problem, format!("providers take at most {MAX_SMS_CHARACTERS}: shorten it"));
+fn rendered_text(path: &str, channel: Channel, place: &str, (text, rendered): (&str, &str), findings: &mut Findings) {
+    if channel == Channel::Sms {
+        let characters = rendered.chars().count();
+        if characters > MAX_SMS_CHARACTERS {
+            let problem = format!("the message of the sample has {characters} characters");
+            findings.add(path, problem, format!("providers take at most {MAX_SMS_CHARACTERS}: shorten it"));
+        } else {
+            cost_of_text(path, text, rendered, findings);
+        }
     }
     if place == "json"
         && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(rendered)
     {
         findings.add(path, format!("with the sample this is no JSON: {error}"), "correct the template");
+    }
+}
+
+/// What a text message is billed as, where that may be a surprise.
+fn cost_of_text(path: &str, text: &str, rendered: &str, findings: &mut Findings) {
+    let counted = segments(rendered);
+    if let Some(foreign) = only_foreign(rendered) {
+        let at = text.find(foreign).map_or((None, None), |at| {
+            let (line, column) = content::line_and_column(text, at);
+            (Some(line), Some(column))
+        });
+        let problem =
+            format!("`{foreign}` (U+{:04X}) alone makes UCS-2 of a GSM-7 text ({counted})", u32::from(foreign));
+        let remedy = format!("another character leaves room for {} instead of {}", Gsm7.alone(), Ucs2.alone());
+        findings.remark(path, at, problem, remedy);
+    } else if counted.segments > 1 {
+        let Segments { encoding, units, .. } = counted;
+        let problem = format!("the message of the sample makes {counted}, each of which is billed");
+        let remedy = format!("{} of its {units} units fit into one", encoding.alone());
+        findings.remark(path, (None, None), problem, remedy);
     }
 }
 
@@ -514,4 +642,110 @@ fn sample_event(document: &Definitions, flow: &Flow, template: &Template) -> (Ev
         data: String::new(),
     };
     (event, data)
+}
+
+/// The zone of members who have none of their own.
+fn zone(document: &Definitions, findings: &mut Findings) -> TimeZone {
+    let name = document.project.time_zone.as_deref().unwrap_or("UTC");
+    hours::zone(name).unwrap_or_else(|| {
+        let remedy = "use an IANA name, such as `Europe/Madrid`";
+        findings.add("project.time_zone", format!("`{name}` is no time zone"), remedy);
+        TimeZone::UTC
+    })
+}
+
+/// Quiet hours and holidays of the project, where they are to be kept.
+fn project_hours(document: &Definitions, kept: bool) -> Result<Hours, hours::BadTime> {
+    let project = &document.project;
+    let (quiet, holidays) = if kept { (project.quiet_hours.as_ref(), &project.holidays[..]) } else { (None, &[][..]) };
+    Hours::new(quiet, None, holidays)
+}
+
+/// What caps count a lane's messages as, where their flow says nothing.
+const fn category_of(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Transactional => "transactional",
+        Lane::Bulk => "marketing",
+    }
+}
+
+fn terms(path: &str, document: &Definitions, notify: &Notify, findings: &mut Findings) -> Terms {
+    if notify.priority > MAX_PRIORITY {
+        findings.add(format!("{path}.priority"), format!("priority is {}", notify.priority), "use 0 to 9");
+    }
+    if let Some(category) = &notify.category {
+        findings.name(&format!("{path}.category"), category);
+    }
+    let kept = notify.quiet.unwrap_or(notify.lane == Lane::Bulk);
+    let mut hours = project_hours(document, kept).unwrap_or_default();
+    if let Some(window) = &notify.window {
+        match Hours::new(None, Some(window), &[]) {
+            Ok(of_flow) => {
+                if of_flow.window.is_some_and(|(from, to)| from >= to) {
+                    let remedy = "let it open before it closes; a night is two windows, or the project's quiet hours";
+                    findings.add(format!("{path}.window.to"), "the window has no width", remedy);
+                }
+                (hours.window, hours.days) = (of_flow.window, of_flow.days);
+            }
+            Err(error) => findings.add(format!("{path}.window"), error.to_string(), "correct it"),
+        }
+    }
+    let category = notify.category.clone().unwrap_or_else(|| category_of(notify.lane).into());
+    let spread = Duration::from_secs(notify.spread_seconds.unwrap_or(0));
+    Terms { category, priority: notify.priority, hours, spread }
+}
+
+fn caps(document: &Definitions, findings: &mut Findings) {
+    let project = &document.project;
+    for (name, problem) in [
+        ("quiet_hours", Hours::new(project.quiet_hours.as_ref(), None, &[]).err()),
+        ("holidays", Hours::new(None, None, &project.holidays).err()),
+    ] {
+        if let Some(problem) = problem {
+            findings.add(format!("project.{name}"), problem.to_string(), "correct it");
+        }
+    }
+    let used: BTreeSet<String> = document
+        .flows
+        .values()
+        .map(|flow| flow.notify.category.clone().unwrap_or_else(|| category_of(flow.notify.lane).into()))
+        .chain(Lane::ALL.map(|lane| category_of(lane).into()))
+        .collect();
+    for (name, cap) in &project.caps {
+        let path = format!("project.caps.{name}");
+        findings.name(&path, name);
+        if cap.most > caps::MOST {
+            findings.add(
+                format!("{path}.most"),
+                format!("most is {}", cap.most),
+                format!("use at most {}", caps::MOST),
+            );
+        }
+        if let Per::Hours(hours) = cap.per
+            && !(1..=caps::LONGEST_HOURS).contains(&hours)
+        {
+            let remedy = format!("use 1 to {} hours", caps::LONGEST_HOURS);
+            findings.add(format!("{path}.per.hours"), format!("the window has {hours} hours"), remedy);
+        }
+        if cap.categories.is_empty() {
+            let remedy = "name those that it counts, such as `marketing`";
+            findings.add(format!("{path}.categories"), "the cap counts no category", remedy);
+        }
+        for category in cap.categories.iter().filter(|category| !used.contains(*category)) {
+            let hint = did_you_mean(category, used.iter().map(String::as_str));
+            let remedy = format!("use one that a flow has: {}", used.iter().cloned().collect::<Vec<_>>().join(", "));
+            findings.add(
+                format!("{path}.categories"),
+                format!("no flow is of the category `{category}`{hint}"),
+                remedy,
+            );
+        }
+        if cap.keep.values().sum::<u32>() > cap.most {
+            let remedy = "keep fewer than there are, or allow more";
+            findings.add(format!("{path}.keep"), "more places are kept than there are", remedy);
+        }
+        if let Some(priority) = cap.keep.keys().find(|priority| !(1..=MAX_PRIORITY).contains(*priority)) {
+            findings.add(format!("{path}.keep"), format!("places are kept for priority {priority}"), "use 1 to 9");
+        }
+    }
 }

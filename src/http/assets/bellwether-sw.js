@@ -6,7 +6,7 @@ self.addEventListener('push', (event) => event.waitUntil(show(read(event.data)))
 
 self.addEventListener('notificationclick', (event) => {
   event.notification.close();
-  event.waitUntil(follow(event.notification.data.url));
+  event.waitUntil(follow(event.notification.data));
 });
 
 // The browser or its push service replaced the subscription, and perhaps nobody will visit the page for months.
@@ -21,24 +21,31 @@ function read(data) {
   }
 }
 
-async function show({ title, body, tag, icon, image, url, delivered_url: deliveredUrl, data }) {
+async function show({ title, body, tag, icon, image, url, delivered_url: deliveredUrl, clicked_url: clickedUrl, data }) {
   await self.registration.showNotification(title || self.location.hostname, {
     body,
     icon,
     image,
     // A second try of the same delivery takes the place of the first, silently.
     tag,
-    data: { ...data, url },
+    data: { ...data, url, clickedUrl },
   });
-  if (deliveredUrl) {
-    // Whether it is counted is not the member's worry.
-    await fetch(deliveredUrl, { method: 'POST', mode: 'no-cors', keepalive: true }).catch(() => {});
-  }
+  await tell(deliveredUrl);
 }
 
-async function follow(url) {
-  if (!url || !/^https?:/.test(new URL(url, self.location.origin).href)) return;
-  await self.clients.openWindow(url);
+async function follow({ url, clickedUrl }) {
+  // A window opens only right after the click, so the report must not come first.
+  const opened = isWeb(url) && self.clients.openWindow(url);
+  await Promise.all([opened, tell(clickedUrl)]);
+}
+
+function isWeb(url) {
+  return Boolean(url) && /^https?:/.test(new URL(url, self.location.origin).href);
+}
+
+async function tell(url) {
+  // Whether it is counted is not the member's worry.
+  if (url) await fetch(url, { method: 'POST', mode: 'no-cors', keepalive: true }).catch(() => {});
 }
 
 async function renew(event) {
@@ -52,17 +59,24 @@ async function renew(event) {
       userVisibleOnly: true,
       applicationServerKey: key ?? (await publicKey(options)),
     }));
-  // Where the token has expired by now, the page's next `bellwether.renew` does it.
-  await fetch(`${options.api}/v1/web-push/subscriptions`, {
+  // The member's token has expired long ago; that we know the subscription which this one replaces shows whose it is.
+  const { api, project, subscription: replaces } = options;
+  const response = await fetch(`${api}/v1/web-push/subscriptions`, {
     method: 'POST',
-    headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${options.token}` },
-    body: JSON.stringify({ project: options.project, subscription }),
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ project, subscription, replaces }),
   });
+  // Where it was not taken, the page's next `bellwether.renew` repairs it.
+  if (response.ok) await remember({ api, project, subscription });
 }
 
 async function remembered() {
   const response = await (await caches.open('bellwether')).match('/bellwether-options');
   return response && response.json();
+}
+
+async function remember(options) {
+  await (await caches.open('bellwether')).put('/bellwether-options', new Response(JSON.stringify(options)));
 }
 
 async function publicKey({ api, project }) {

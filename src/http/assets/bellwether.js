@@ -3,7 +3,7 @@
 //   <script src="https://bellwether.example/bellwether.js"></script>
 //   button.onclick = () => bellwether.subscribe({api: 'https://bellwether.example', project: 'shop', token: MEMBER_TOKEN});
 //
-// MEMBER_TOKEN is what your server signed for the member who is logged in. Browsers ask for permission only after a click; call
+// MEMBER_TOKEN is what your server asked for, for the member who is logged in (POST /v1/members/{id}/links). Browsers ask for permission only after a click; call
 // `bellwether.renew` with the same options on every page view: it asks for nothing and repairs what the browser or you have changed.
 
 const bellwether = (() => {
@@ -41,9 +41,9 @@ const bellwether = (() => {
       subscription = null;
     }
     subscription ??= await registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: key });
-    // The worker has no page to ask when the browser changes the subscription on its own.
-    await remember({ api, project, token });
     await post(api, project, token, subscription);
+    // The worker has no page to ask when the browser changes the subscription on its own.
+    await remember({ api, project, subscription });
   }
 
   async function publicKey(api, project) {

@@ -5,7 +5,10 @@
 //! a second cryptographic library.
 
 use super::wrong;
-use crate::{channels::ConfigError, secret::Secret};
+use crate::{
+    channels::ConfigError,
+    secret::{Resolve as _, Secret},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bellwether_schemas::Timestamp;
 use openssl::{

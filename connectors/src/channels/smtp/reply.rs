@@ -156,7 +156,11 @@ fn enhanced(text: &str) -> Option<(u8, u16, u16)> {
 #[must_use]
 pub fn classify(stage: Stage, reply: &Reply) -> SendError {
     let text = reply.text.replace('\n', " ");
-    SendError::new(kind(stage, reply), format!("{}: {} {}", stage.name(), reply.code, without_addresses(&text)))
+    let error =
+        SendError::new(kind(stage, reply), format!("{}: {} {}", stage.name(), reply.code, without_addresses(&text)));
+    // A recipient that is put off (greylisting, a full mailbox) says nothing of the server, unless that closes for all (RFC 5321 section 3.8).
+    let of_address = stage == Stage::Recipient && error.kind == ErrorKind::Transient && reply.code != 421;
+    SendError { of_address, ..error }
 }
 
 /// RFC 5321 section 4.2.3 (codes), RFC 3463 and the IANA registry of enhanced status codes.
@@ -206,6 +210,7 @@ fn says(reply: &Reply, word: &str) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::channels::codes;
     use ErrorKind::{Ambiguous, InvalidAddress, Rejected, Transient, Unauthorized};
     use proptest::prelude::*;
 
@@ -274,6 +279,24 @@ mod tests {
             let error = classify(stage, &reply(line));
             assert_eq!(error.kind, expected, "{stage:?} {line}");
             assert!(error.detail.starts_with(&format!("{}: {}", stage.name(), &line[..3])), "{}", error.detail);
+        }
+    }
+
+    #[test]
+    fn every_line_of_the_table_has_its_consequence() {
+        for codes::Line { code, kind, name, .. } in codes::assert_sound::<&str>(include_str!("../smtp.codes.csv")) {
+            let (turn, line) = code.split_once(' ').unwrap();
+            let stage = match turn {
+                "GREETING" => Stage::Greeting,
+                "EHLO" => Stage::Hello,
+                "AUTH" => Stage::Auth,
+                "MAIL" => Stage::Mail,
+                "RCPT" => Stage::Recipient,
+                "DATA" => Stage::Data,
+                "END" => Stage::End,
+                _ => panic!("{turn} is no turn of the dialogue"),
+            };
+            assert_eq!(classify(stage, &reply(&format!("{line} {name}"))).kind, kind, "{code}");
         }
     }
 

@@ -137,7 +137,8 @@ fn numbered(number: &str) -> Option<char> {
     char::from_u32(code.ok()?).filter(|c| !c.is_control() || *c == '\n')
 }
 
-fn decoded(mut text: &str) -> String {
+/// Text with its entities read.
+pub(crate) fn decoded(mut text: &str) -> String {
     let mut out = String::new();
     while let Some(first) = text.chars().next() {
         let (shown, rest) = character(text, first);
@@ -148,17 +149,18 @@ fn decoded(mut text: &str) -> String {
 }
 
 /// A tag as it is written.
-struct Tag<'a> {
-    is_end: bool,
-    name: &'a str,
-    attributes: Vec<(&'a str, &'a str)>,
+pub(crate) struct Tag<'a> {
+    pub(crate) is_end: bool,
+    pub(crate) name: &'a str,
+    /// Names and values, these with their entities.
+    pub(crate) attributes: Vec<(&'a str, &'a str)>,
     /// What follows it.
-    rest: &'a str,
+    pub(crate) rest: &'a str,
 }
 
 impl<'a> Tag<'a> {
     /// The tag at the beginning of `text`, if there is a whole one.
-    fn read(text: &'a str) -> Option<Self> {
+    pub(crate) fn read(text: &'a str) -> Option<Self> {
         let rest = text.strip_prefix('<')?;
         let (is_end, rest) = rest.strip_prefix('/').map_or((false, rest), |rest| (true, rest));
         let (name, mut rest) = split(rest, |c| c.is_ascii_alphanumeric() || c == '-');
@@ -172,7 +174,8 @@ impl<'a> Tag<'a> {
             if attribute.is_empty() {
                 return None;
             }
-            let (value, after) = after.strip_prefix('=').map_or(Some(("", after)), value)?;
+            let is_given = after.trim_start().strip_prefix('=');
+            let (value, after) = is_given.map_or(Some(("", after)), |given| value(given.trim_start()))?;
             attributes.push((attribute, value));
             rest = after;
         }

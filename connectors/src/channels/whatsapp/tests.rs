@@ -1,7 +1,11 @@
 //! Requests to the letter of Meta's documents, every limit, every code. No network.
 
-use super::*;
+use super::{
+    templates::{approved, page},
+    *,
+};
 use crate::channels::test_support;
+use bellwether_schemas::definitions::Variant;
 use proptest::prelude::*;
 
 fn config(change: Value) -> Config {
@@ -218,6 +222,7 @@ fn every_answer_has_its_consequence() {
 
 fn order_template() -> Value {
     json!({"name": "order", "language": "en_US", "status": "APPROVED", "category": "UTILITY", "id": "1",
+    "quality_score": {"score": "GREEN", "date": 1_767_225_600}, "rejected_reason": "NONE",
     "parameter_format": "POSITIONAL", "components": [
         {"type": "HEADER", "format": "DOCUMENT", "example": {"header_handle": ["x"]}},
         {"type": "BODY", "text": "Hi {{1}}, {{2}} of {{ 1 }} {{unclosed", "example": {"body_text": [["a", "b"]]}},
@@ -232,7 +237,7 @@ fn order_template() -> Value {
 
 #[test]
 fn a_page_of_templates_reads_and_one_odd_template_loses_no_other() {
-    let text = json!({"name": "hi", "language": "es", "status": "PAUSED", "category": "MARKETING", "parameter_format": "NAMED",
+    let text = json!({"name": "hi", "language": "es", "status": "PAUSED", "quality_score": {"score": "UNKNOWN"}, "rejected_reason": "ABUSIVE_CONTENT", "category": "MARKETING", "parameter_format": "NAMED",
         "components": [{"type": "HEADER", "format": "TEXT", "text": "{{name}}"}, {"type": "BODY", "text": "Plain"}]});
     let body =
         json!({"data": [order_template(), {"name": 7}, text], "paging": {"cursors": {"before": "a", "after": "b"}}});
@@ -244,6 +249,8 @@ fn a_page_of_templates_reads_and_one_odd_template_loses_no_other() {
         name: "order".into(),
         language: "en_US".into(),
         status: "APPROVED".into(),
+        rejected_reason: None,
+        quality: Some("GREEN".into()),
         category: "UTILITY".into(),
         named: false,
         header: Some(TemplateHeader::Media(MediaKind::Document)),
@@ -253,6 +260,7 @@ fn a_page_of_templates_reads_and_one_odd_template_loses_no_other() {
     };
     assert_eq!(found[0], order);
     assert_eq!((found.len(), found[1].is_approved(), found[1].named), (2, false, true));
+    assert_eq!((found[1].quality.as_deref(), found[1].rejected_reason.as_deref()), (None, Some("ABUSIVE_CONTENT")));
     assert_eq!(found[1].header, Some(TemplateHeader::Text(1)));
     let more = json!({"data": [], "paging": {"cursors": {"after": "b"}, "next": "https://evil.example/"}});
     assert_eq!(page(more.to_string().as_bytes()), Some((vec![], Some("b".into()))));
@@ -262,24 +270,67 @@ fn a_page_of_templates_reads_and_one_odd_template_loses_no_other() {
 #[test]
 fn what_does_not_fit_a_template_is_said() {
     let order: ApprovedTemplate = approved(serde_json::from_value(order_template()).unwrap());
-    let document = Some(MediaKind::Document);
-    assert_eq!(order.misfit(document, 2, &[false, true]), None);
-    let hushed = ApprovedTemplate { status: "PAUSED".into(), ..order.clone() };
+    let media = |kind: &str| json!({"kind": kind, "url": "https://h.example/a"});
+    let variant = |header: Value, parameters: usize, buttons: Value| -> Variant {
+        let template =
+            json!({"name": "order", "language": "en_US", "parameters": vec!["x"; parameters], "buttons": buttons});
+        serde_json::from_value(json!({"header": header, "template": template})).unwrap()
+    };
+    let (fine, none) = (variant(media("document"), 2, json!([null, "x"])), || variant(Value::Null, 0, json!([])));
+    assert_eq!(order.misfits(&fine), []);
+    let bare = ApprovedTemplate { header: None, parameters: 0, buttons: vec![], ..order.clone() };
+    assert_eq!(bare.misfits(&none()), []);
+    let rejected = Some("INVALID_FORMAT".into());
+    let hushed = ApprovedTemplate { status: "REJECTED".into(), rejected_reason: rejected, ..order.clone() };
     let named = ApprovedTemplate { named: true, ..order.clone() };
     let place = ApprovedTemplate { header: Some(TemplateHeader::Other("LOCATION".into())), ..order.clone() };
-    for (template, header, parameters, buttons, words) in [
-        (&order, None, 2, &[false, true][..], "header is none, but template `order` has document"),
-        (&order, document, 1, &[false, true], "1 parameters, but template `order` has 2"),
-        (&order, document, 2, &[], "button 2 of template `order` needs parameter"),
-        (&order, document, 2, &[true, true], "button 1 of template `order` takes no parameter"),
-        (&order, document, 2, &[false, true, true], "button 3 of template `order` takes no parameter"),
-        (&hushed, document, 2, &[false, true], "is PAUSED at Meta"),
-        (&named, document, 2, &[false, true], "named placeholders: number them ({{1}}, {{2}}, …)"),
-        (&place, document, 2, &[false, true], "header that cannot be filled"),
+    let line = |n| ApprovedTemplate { header: Some(TemplateHeader::Text(n)), ..bare.clone() };
+    assert_eq!(line(0).misfits(&none()), []);
+    for (template, variant, field, words) in [
+        (
+            &order,
+            variant(Value::Null, 2, json!([null, "x"])),
+            "header",
+            "header is none, and `order` (en_US) wants document",
+        ),
+        (
+            &order,
+            variant(media("image"), 2, json!([null, "x"])),
+            "header",
+            "header is image, and `order` (en_US) wants document",
+        ),
+        (&bare, variant(media("image"), 0, json!([])), "header", "has none for media"),
+        (
+            &order,
+            variant(media("document"), 1, json!([null, "x"])),
+            "template.parameters",
+            "1 are given, and the body of `order` (en_US) has 2",
+        ),
+        (
+            &order,
+            variant(media("document"), 2, json!([])),
+            "template.buttons.1",
+            "button 2 of `order` (en_US) needs a value",
+        ),
+        (
+            &order,
+            variant(media("document"), 2, json!(["x", "x"])),
+            "template.buttons.0",
+            "button 1 of `order` (en_US) takes no value",
+        ),
+        (&order, variant(media("document"), 2, json!([null, "x", "x"])), "template.buttons.2", "takes no value"),
+        (&hushed, fine.clone(), "template.name", "as REJECTED (INVALID_FORMAT), not APPROVED"),
+        (&named, fine.clone(), "template.name", "placeholders with names"),
+        (&place, fine.clone(), "template.name", "cannot be filled from here"),
+        (&line(1), none(), "template.name", "cannot be filled from here"),
     ] {
-        let said = template.misfit(header, parameters, buttons).unwrap();
-        assert!(said.contains(words), "{said}");
+        let [Misfit { field: at, problem, .. }] = &template.misfits(&variant)[..] else {
+            panic!("{:?}", template.misfits(&variant))
+        };
+        assert_eq!(at, field, "{problem}");
+        assert!(problem.contains(words), "{problem}");
     }
+    assert_eq!(order.misfits(&none()).len(), 3, "all of it is told");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! What the promises of the log rest on (acknowledgement, commits, assignment) is set here and cannot be overridden.
 
 use super::super::LogError;
-use crate::secret::Secret;
+use crate::secret::{Resolve as _, Secret};
 use rdkafka::ClientConfig;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};

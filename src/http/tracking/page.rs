@@ -1,0 +1,187 @@
+//! The few pages that a reader of a message sees of us, in the reader's language, small and without script. Pure: words in, HTML out.
+
+use bellwether_schemas::Channel;
+
+/// Languages that the pages are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// English.
+    En,
+    /// Spanish.
+    Es,
+    /// Portuguese.
+    Pt,
+}
+
+impl Language {
+    const ALL: [(&'static str, Self); 3] = [("en", Self::En), ("es", Self::Es), ("pt", Self::Pt)];
+
+    /// The language that the reader's browser asks for first (`Accept-Language`, RFC 9110 section 12.5.4); where it asks for none of ours, that
+    /// of `fallback`, a locale; else English.
+    #[must_use]
+    pub fn of(accepted: &str, fallback: &str) -> Self {
+        let named = |tag: &str| {
+            let language = tag.trim().split('-').next().unwrap_or_default().to_ascii_lowercase();
+            Self::ALL.into_iter().find(|(name, _)| *name == language).map(|(_, language)| language)
+        };
+        let asked = accepted.split(',').take(20).filter_map(|range| {
+            let (tag, quality) = range.split_once(";q=").unwrap_or((range, "1"));
+            Some((named(tag)?, quality.trim().parse::<f32>().ok().filter(|quality| *quality > 0.0)?))
+        });
+        // Of equal wishes the first one stands.
+        let best = asked.reduce(|best, next| if next.1 > best.1 { next } else { best });
+        best.map(|(language, _)| language).or_else(|| named(fallback)).unwrap_or(Self::En)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::En => "en",
+            Self::Es => "es",
+            Self::Pt => "pt",
+        }
+    }
+
+    /// What a channel's messages are called.
+    const fn messages(self, channel: Channel) -> &'static str {
+        match (channel, self) {
+            (Channel::Email, Self::En) => "e-mails",
+            (Channel::Email, Self::Es) => "correos",
+            (Channel::Email, Self::Pt) => "e-mails",
+            (Channel::Sms, _) => "SMS",
+            (Channel::Whatsapp, Self::En) => "WhatsApp messages",
+            (Channel::Whatsapp, Self::Es) => "mensajes de WhatsApp",
+            (Channel::Whatsapp, Self::Pt) => "mensagens do WhatsApp",
+            (Channel::Telegram, Self::En) => "Telegram messages",
+            (Channel::Telegram, Self::Es) => "mensajes de Telegram",
+            (Channel::Telegram, Self::Pt) => "mensagens do Telegram",
+            (Channel::WebPush | Channel::AppPush, Self::En) => "notifications",
+            (Channel::WebPush | Channel::AppPush, Self::Es) => "notificaciones",
+            (Channel::WebPush | Channel::AppPush, Self::Pt) => "notificações",
+            (Channel::Webhook, Self::En) => "messages",
+            (Channel::Webhook, Self::Es) => "mensajes",
+            (Channel::Webhook, Self::Pt) => "mensagens",
+        }
+    }
+}
+
+/// Asks whether to unsubscribe. Looking at it changes nothing: scanners and previews look, only a person presses the button.
+#[must_use]
+pub fn ask(language: Language, channel: Channel, project: &str) -> String {
+    let messages = language.messages(channel);
+    let (title, question, button) = match language {
+        Language::En => ("Unsubscribe", format!("You will get no more {messages} from {project}."), "Unsubscribe"),
+        Language::Es => ("Darse de baja", format!("No recibirás más {messages} de {project}."), "Darme de baja"),
+        Language::Pt => {
+            ("Cancelar inscrição", format!("Você não receberá mais {messages} de {project}."), "Cancelar inscrição")
+        }
+    };
+    let form = format!(
+        r#"<form method="post"><input type="hidden" name="List-Unsubscribe" value="One-Click"><button>{button}</button></form>"#
+    );
+    page(language, title, &question, &form)
+}
+
+/// Says that it is done.
+#[must_use]
+pub fn done(language: Language, channel: Channel, project: &str) -> String {
+    let messages = language.messages(channel);
+    let (title, text) = match language {
+        Language::En => ("You are unsubscribed", format!("You will get no more {messages} from {project}.")),
+        Language::Es => ("Te has dado de baja", format!("No recibirás más {messages} de {project}.")),
+        Language::Pt => ("Inscrição cancelada", format!("Você não receberá mais {messages} de {project}.")),
+    };
+    page(language, title, &text, "")
+}
+
+/// Says that the link is none of ours.
+#[must_use]
+pub fn unknown(language: Language) -> String {
+    let (title, text) = match language {
+        Language::En => ("This link does not work", "It was cut short, or is too old."),
+        Language::Es => ("Este enlace no funciona", "Está incompleto o es demasiado antiguo."),
+        Language::Pt => ("Este link não funciona", "Está incompleto ou é antigo demais."),
+    };
+    page(language, title, text, "")
+}
+
+/// Says that we cannot take note now, and where the link leads all the same.
+#[must_use]
+pub fn later(language: Language, target: Option<&str>) -> String {
+    let (title, text, go_on) = match language {
+        Language::En => ("One moment, please", "We cannot answer now. Please try again in a few minutes.", "Go on"),
+        Language::Es => {
+            ("Un momento, por favor", "Ahora no podemos responder. Inténtalo de nuevo en unos minutos.", "Continuar")
+        }
+        Language::Pt => {
+            ("Um momento, por favor", "Não podemos responder agora. Tente de novo em alguns minutos.", "Continuar")
+        }
+    };
+    let link = target.map(|target| format!(r#"<p><a href="{}" rel="noreferrer">{go_on}</a></p>"#, escaped(target)));
+    page(language, title, text, &link.unwrap_or_default())
+}
+
+/// The pages' style; their policy allows no other.
+pub const STYLE: &str = "\
+body{font:1.125rem/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;margin:15vh auto;max-width:28rem;padding:0 1rem}\
+button{font:inherit;color:#fff;background:#1d4ed8;border:0;border-radius:.4rem;padding:.75rem 1.5rem;min-height:3rem;cursor:pointer}\
+button:focus-visible{outline:3px solid #1a1a1a;outline-offset:3px}";
+
+fn page(language: Language, title: &str, text: &str, form: &str) -> String {
+    let lang = language.name();
+    let text = escaped(text);
+    format!(
+        r#"<!doctype html>
+<html lang="{lang}"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">
+<style>{STYLE}</style></head>
+<body><main><h1>{title}</h1><p>{text}</p>{form}</main></body></html>
+"#
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readers_language_is_the_one_most_wished_for() {
+        for (accepted, fallback, language) in [
+            ("es-AR,es;q=0.9,en;q=0.8", "en", Language::Es),
+            ("fr,pt;q=0.5,en;q=0.7", "es", Language::En),
+            ("fr, de", "pt-BR", Language::Pt),
+            ("en;q=0, PT", "es", Language::Pt),
+            ("", "fr", Language::En),
+            ("es;q=x, *", "de", Language::En),
+            ("en,es", "pt", Language::En),
+        ] {
+            assert_eq!(Language::of(accepted, fallback), language, "{accepted}");
+        }
+    }
+
+    #[test]
+    fn pages_are_whole_in_every_language() {
+        let mut all = String::new();
+        for (name, language) in Language::ALL {
+            for html in [
+                ask(language, Channel::Email, "shop"),
+                done(language, Channel::WebPush, "shop"),
+                unknown(language),
+                later(language, Some("https://shop.example/?a=1&b=\"2\"")),
+            ] {
+                assert!(html.contains(&format!("<html lang=\"{name}\">")) && !html.contains("<script"));
+                let (head, body) = html.split_once("<main>").unwrap_or_default();
+                let title = head.split(['<', '>']).skip_while(|part| *part != "title").nth(1);
+                all += &format!(
+                    "{name}: {} | {}\n",
+                    title.unwrap_or_default(),
+                    body.split("</main>").next().unwrap_or_default()
+                );
+            }
+        }
+        insta::assert_snapshot!(all);
+    }
+}

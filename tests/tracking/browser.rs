@@ -1,0 +1,70 @@
+//! Web push in a real browser: `browser.mjs` drives a headless Chromium, in which the page script and the service worker that we serve run; an
+//! instance sends to it, and hears from it. What cannot be real there, the script says.
+
+use super::{House, installed};
+use bellwether_connectors::channels::web_push::generate_vapid;
+use reqwest::Method;
+use serde_json::json;
+use std::{net::TcpListener, path::Path, process::Stdio};
+use tokio::io::AsyncWriteExt as _;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_subscribes_is_shown_a_push_reports_it_and_renews() {
+    let modules = installed("node/node_modules");
+    installed("node/node_modules/playwright-core");
+    let chromium = Path::new("/usr/bin/chromium");
+    assert!(
+        chromium.exists(),
+        "{} is missing: `apt-get install chromium`, as `cargo xtask counterparts` does",
+        chromium.display()
+    );
+
+    let house = House::start().await;
+    // The shop's own site, whose page subscribes; its port must be known before it is there.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let site = format!("http://127.0.0.1:{port}");
+    let (vapid, _) = generate_vapid().unwrap();
+    let variant = |url: &str| json!({"title": "Hi {{ name }}", "text": "Your order is on its way", "url": url, "data": {"leave": "{{ unsubscribe_url }}"}});
+    let template = |url: &str| json!({"channels": {"web_push": {"en": variant(url)}}, "sample": {"name": "Ana"}});
+    let flow = |name: &str| json!({"on": name, "notify": {"template": name, "lane": "transactional"}});
+    house
+        .apply(&json!({
+            "project": {"name": "shop", "default_locale": "en",
+                "tracking": {"base_url": house.base, "key": house.secret("key", "a secret of enough length")}},
+            "providers": {"push": {"kind": "web_push", "vapid_private_key": house.secret("vapid", &vapid), "subject": "mailto:a@shop.example",
+                "allow_private_endpoints": true}},
+            // One leads to a page, which tells that it was opened; the other's path means nothing outside the site, so the worker tells it.
+            "templates": {"order": template(&format!("{site}/orders?id=7")), "inside": template("/orders?id=8")},
+            "flows": {"order": flow("order"), "inside": flow("inside")},
+        }))
+        .await;
+    assert_eq!(house.call(Method::PUT, "/v1/members/ana", &json!({"locale": "en"})).await.0, 201);
+    let (status, link) = house.call(Method::POST, "/v1/members/ana/links", &json!({"channel": "web_push"})).await;
+    assert_eq!(status, 201, "{link}");
+
+    let stranger = json!({"endpoint": format!("{site}/push/9"), "keys": {"p256dh": generate_vapid().unwrap().1, "auth": "BTBZMqHH6r4Tts7J_aSIgg"}});
+    let renewal = json!({"project": "shop", "subscription": stranger, "replaces": stranger});
+    let (status, refused) = house.call(Method::POST, "/v1/web-push/subscriptions", &renewal).await;
+    assert_eq!((status, &refused["field"]), (401, &json!("replaces")), "a subscription that nobody has renews nothing");
+
+    let shots = std::env::var("BELLWETHER_SCREENSHOTS").ok();
+    let asked = json!({"api": house.base, "key": house.key, "token": link["token"], "port": port, "modules": modules,
+        "chromium": chromium, "profile": house.folder.path().join("browser"), "screenshots": shots});
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tracking/browser.mjs");
+    let mut node = tokio::process::Command::new("node");
+    let node = node.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = node.spawn().expect("node: install Debian's package nodejs");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(asked.to_string().as_bytes()).await.unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().await.unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+
+    let opt_in = house.member("ana").await["opt_ins"]["web_push"].clone();
+    assert_eq!(opt_in, true, "to have allowed it in the browser is the opt-in");
+    for (metric, count) in [("delivered", 3), ("clicked", 2)] {
+        house.counted(metric, count).await;
+    }
+    house.instance.stop().await.unwrap();
+}
