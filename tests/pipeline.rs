@@ -245,38 +245,35 @@ fn seeded() -> (u64, SmallRng) {
     (seed, SmallRng::seed_from_u64(seed))
 }
 
-/// Starts process `n` of a world, on the embedded log and store or on those of a cluster, which the first of them prepares.
-fn begin(world: &World, folder: &Path, n: usize, cluster: &str) -> Process {
-    let mut config = Config { listen: free_port(), data_dir: folder.join("data"), ..Config::default() };
-    world.configure(&mut config);
-    let key = serde_json::to_string(&config.api_keys).unwrap();
-    // One of them is where mail comes back to.
-    let mail = if n == 0 { serde_json::to_string(&config.mail).unwrap() } else { "{}".into() };
-    let file = folder.join(format!("{n}.yaml"));
-    let text = format!(
-        "listen: {}\ndata_dir: {}\ndefault_project: shop\nmail: {mail}\napi_keys: {key}\n{cluster}",
-        config.listen,
-        config.data_dir.display(),
-    );
-    std::fs::write(&file, text).unwrap();
-    if n == 0 && !cluster.is_empty() {
-        for command in [&["topics", "create"][..], &["migrate"]] {
-            let status = Command::new(BELLWETHER).args(command).arg("--config").arg(&file).status().unwrap();
-            assert!(status.success(), "{command:?}");
-        }
-    }
-    Process::start(file, config.listen)
-}
-
 enum Victim {
     Process(usize),
     Service(&'static str),
 }
 
-/// So many processes of one pipeline, ready, on a cluster or embedded in `folder`; the world talks to the first.
+/// So many processes of one pipeline, ready, on a cluster or embedded in `folder`; the world talks to the first, where mail comes back too.
 async fn serve(world: &mut World, folder: &Path, cluster: Option<String>, processes: usize) -> Vec<Process> {
-    let cluster = cluster.unwrap_or_default();
-    let mut serving: Vec<_> = (0..processes).map(|n| begin(world, folder, n, &cluster)).collect();
+    let mut serving = Vec::new();
+    for n in 0..processes {
+        let mut config = Config { listen: free_port(), data_dir: folder.join("data"), ..Config::default() };
+        world.configure(&mut config);
+        let key = serde_json::to_string(&config.api_keys).unwrap();
+        let mail = if n == 0 { serde_json::to_string(&config.mail).unwrap() } else { "{}".into() };
+        let file = folder.join(format!("{n}.yaml"));
+        let text = format!(
+            "listen: {}\ndata_dir: {}\ndefault_project: shop\nmail: {mail}\napi_keys: {key}\n{}",
+            config.listen,
+            config.data_dir.display(),
+            cluster.clone().unwrap_or_default()
+        );
+        std::fs::write(&file, text).unwrap();
+        if n == 0 && cluster.is_some() {
+            for command in [&["topics", "create"][..], &["migrate"]] {
+                let status = Command::new(BELLWETHER).args(command).arg("--config").arg(&file).status().unwrap();
+                assert!(status.success(), "{command:?}");
+            }
+        }
+        serving.push(Process::start(file, config.listen));
+    }
     for process in &mut serving {
         process.ready().await;
     }
@@ -357,18 +354,15 @@ async fn kills_lose_nothing_on_kafka_and_cql() {
 }
 
 /// Every channel at once under kills: nothing is lost anywhere; what a second try comes to is as the connectors say.
-#[tokio::test(flavor = "multi_thread")]
-async fn kills_lose_nothing_on_any_channel() {
+async fn survive_on_every_channel(cluster: Option<String>, processes: usize) {
     const MEMBERS: usize = 100;
     const EACH: usize = 1_000;
     const KILLS: usize = 6;
     const BOUND: usize = IN_FLIGHT as usize * KILLS;
-    let _alone = alone().await;
     let (seed, mut random) = seeded();
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::start(folder.path(), "shop").await.unwrap();
-    let mut serving = serve(&mut world, folder.path(), None, 1).await;
-    let process = &mut serving[0];
+    let mut serving = serve(&mut world, folder.path(), cluster, processes).await;
     world.publish(&every_channel(&world)).await.unwrap();
     let mut csv = String::from("client_user_id,email,phone,whatsapp,telegram,app_push,webhook\n");
     for n in 0..MEMBERS {
@@ -393,11 +387,11 @@ async fn kills_lose_nothing_on_any_channel() {
     let events =
         (0..EACH).flat_map(|n| Channel::ALL.map(|channel| event(&format!("to.{channel}"), n, MEMBERS))).collect();
     let killing = async {
-        for at in moments {
+        for (n, at) in moments.into_iter().enumerate() {
             let reached = world.mail.wait_for(|received| received.order.len() >= at, PATIENCE).await;
             assert!(reached, "seed {seed}: {} letters within {PATIENCE:?}, waiting for {at}", world.mail.count());
-            process.kill();
-            process.ready().await;
+            serving[n % processes].kill();
+            serving[n % processes].ready().await;
         }
     };
     tokio::join!(feed(&world, events), killing);
@@ -449,6 +443,18 @@ async fn kills_lose_nothing_on_any_channel() {
     for process in serving {
         process.terminate();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_lose_nothing_on_any_channel_embedded() {
+    let _alone = alone().await;
+    survive_on_every_channel(None, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_lose_nothing_on_any_channel_on_kafka_and_cql() {
+    let _alone = alone().await;
+    survive_on_every_channel(Some(cluster("channels")), 2).await;
 }
 
 /// A provider of every kind, and a flow for each channel. Texts are held where they were perhaps sent, everything else is sent again.

@@ -25,6 +25,10 @@ use std::{
     time::Duration,
 };
 
+/// What happens to a message once, and is therefore held against the log.
+const COUNTED: [ReceiptKind; 5] =
+    [ReceiptKind::Sent, ReceiptKind::Delivered, ReceiptKind::Opened, ReceiptKind::Clicked, ReceiptKind::OptedOut];
+
 /// How long it took.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Timing {
@@ -68,7 +72,7 @@ pub struct ChannelReport {
     pub unanswered: u64,
     /// Messages that the member was shown beside another try of the same.
     pub shown_again: u64,
-    /// Members who left by the channel's own way, and addresses that turned out to be nobody's.
+    /// Messages by whose link, and members by whose word somebody left; and addresses that turned out to be nobody's.
     pub left: u64,
     /// See [`ChannelReport::left`].
     pub gone: u64,
@@ -143,7 +147,8 @@ impl Report {
         report.unanswered = got.unanswered.len() as u64;
         report.shown_again = got.shown_again;
         let (left, gone) = (told.left(channel), told.gone(channel));
-        (report.left, report.gone) = (left.len() as u64, gone.len() as u64);
+        let unsubscribed = told.of(channel, ReceiptKind::OptedOut).len();
+        (report.left, report.gone) = ((left.len() + unsubscribed) as u64, gone.len() as u64);
         let counted = report.counted.clone();
         let answered: BTreeSet<Message> = got.answered.keys().cloned().collect();
         let mut differences = Vec::new();
@@ -157,10 +162,15 @@ impl Report {
             }
         };
         equal("taken", &told.of(channel, ReceiptKind::Sent), &answered);
-        for (event, kind) in [(Event::Delivered, ReceiptKind::Delivered), (Event::Opened, ReceiptKind::Opened)] {
-            if let Some(theirs) = got.told.get(&event) {
-                equal(kind.name(), &told.of(channel, kind), theirs);
-            }
+        for (event, kind) in [
+            (Event::Delivered, ReceiptKind::Delivered),
+            (Event::Opened, ReceiptKind::Opened),
+            (Event::Clicked, ReceiptKind::Clicked),
+        ] {
+            equal(kind.name(), &told.of(channel, kind), &got.told(event));
+        }
+        if channel == Channel::Email {
+            equal(ReceiptKind::OptedOut.name(), &told.of(channel, ReceiptKind::OptedOut), &got.told(Event::Left));
         }
         let of_members =
             |addresses: &BTreeSet<String>| addresses.iter().cloned().map(Message::Of).collect::<BTreeSet<_>>();
@@ -168,7 +178,7 @@ impl Report {
         if let Some(theirs) = &got.gone {
             equal("nobody's address", &of_members(&gone), &of_members(theirs));
         }
-        for kind in [ReceiptKind::Sent, ReceiptKind::Delivered, ReceiptKind::Opened] {
+        for kind in COUNTED {
             let (ours, theirs) = (counted.get(kind.name()).copied().unwrap_or_default(), told.of(channel, kind).len());
             if ours != i64::try_from(theirs).unwrap_or(i64::MAX) {
                 differences.push((
@@ -317,7 +327,7 @@ struct Got {
     answered: BTreeMap<Message, u32>,
     unanswered: BTreeSet<Message>,
     shown_again: u64,
-    /// Messages of which an event was told to us and acknowledged; only events that the provider tells.
+    /// Messages of which an event was told to us and acknowledged.
     told: BTreeMap<Event, BTreeSet<Message>>,
     left: BTreeSet<String>,
     /// Addresses that nobody is at, as far as the provider says so for good.
@@ -325,6 +335,10 @@ struct Got {
 }
 
 impl Got {
+    fn told(&self, event: Event) -> BTreeSet<Message> {
+        self.told.get(&event).cloned().unwrap_or_default()
+    }
+
     /// Adds what one receiver got.
     fn add(&mut self, channel: Channel, kind: &str, received: Received, told: &Told) {
         let mut by_id = BTreeMap::new();
@@ -340,8 +354,7 @@ impl Got {
             }
         }
         self.shown_again += received.shown_again;
-        let reports = matches!(channel, Channel::Sms | Channel::Whatsapp);
-        for (event, ids) in received.told.into_iter().filter(|_| reports) {
+        for (event, ids) in received.told {
             self.told.entry(event).or_default().extend(ids.iter().filter_map(|id| by_id.get(id).cloned()));
         }
         self.left.extend(received.left);
@@ -383,6 +396,7 @@ fn mail(world: &World) -> Got {
     Got {
         answered: received.accepted.iter().map(|(id, n)| (ours(id), *n)).collect(),
         unanswered: received.unanswered.keys().map(|id| ours(id)).collect(),
+        told: received.told.iter().map(|(event, ids)| (*event, ids.iter().map(|id| ours(id)).collect())).collect(),
         gone: Some(received.nobody.into_iter().chain(received.returns.taken.iter().map(ToString::to_string)).collect()),
         ..Got::default()
     }

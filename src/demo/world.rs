@@ -5,7 +5,7 @@ use crate::{
     definitions::check_provider,
     demo::accounts::Accounts,
     http::auth::{ApiKeyConfig, Scope},
-    receivers::{HttpOptions, SmtpOptions, SmtpReceiver},
+    receivers::{HttpOptions, Pages, SmtpOptions, SmtpReceiver},
 };
 use anyhow::{Context as _, bail, ensure};
 use bellwether_connectors::channels::{smtp, twilio};
@@ -20,6 +20,8 @@ use std::{
     time::Duration,
 };
 
+/// What tracked links begin with; the receivers know where that is.
+const PAGES: &str = "https://links.shop.example";
 /// Domain of the return path: bounces come to a listener of ours.
 const RETURN_DOMAIN: &str = "bounce.example.com";
 
@@ -75,7 +77,9 @@ impl World {
         // Free now, and ours in a moment.
         let returns = std::net::TcpListener::bind(any)?.local_addr()?;
         mail.return_to(returns);
-        std::fs::write(folder.join("return-key"), random())?;
+        for key in ["return-key", "tracking-key"] {
+            std::fs::write(folder.join(key), random())?;
+        }
         let key = random();
         std::fs::write(folder.join("api-key"), &key)?;
         let client = reqwest::Client::builder().timeout(Duration::from_secs(180)).build()?;
@@ -108,7 +112,7 @@ impl World {
         self.base = format!("http://{api}");
     }
 
-    /// The example's definitions, with the providers pointed at the receivers.
+    /// The example's definitions, with tracked links, and the providers pointed at the receivers.
     ///
     /// # Errors
     /// The definitions do not load.
@@ -119,6 +123,8 @@ impl World {
             })?;
         let mut definitions = loaded.document;
         definitions.project.name.clone_from(&self.project);
+        let tracking = json!({"base_url": PAGES, "key": {"file": self.folder.join("tracking-key")}});
+        definitions.project.tracking = Some(serde_json::from_value(tracking)?);
         for (name, provider) in &mut definitions.providers {
             // Retries of a demo should not take minutes.
             provider.backoff_ms = provider.backoff_ms.min(300);
@@ -167,9 +173,14 @@ impl World {
     /// # Errors
     /// The API refuses them.
     pub async fn publish(&self, definitions: &Definitions) -> anyhow::Result<()> {
+        let pages = Pages { origin: PAGES.into(), served_at: self.base.clone() };
+        if definitions.project.tracking.is_some() {
+            self.mail.find_pages(pages.clone());
+        }
         for (name, Provider { kind, .. }) in &definitions.providers {
             if let Some(receiver) = self.accounts.receiver(kind) {
                 receiver.call_home(self.home(name));
+                receiver.find_pages(pages.clone());
             }
         }
         let request = self.client.put(format!("{}/v1/definitions", self.base)).json(definitions);
@@ -225,11 +236,13 @@ impl World {
         Ok(count)
     }
 
-    /// Callbacks and returned mail that are still on their way.
+    /// Callbacks, returned mail and letters to be read that are still on their way.
     #[must_use]
     pub fn pending(&self) -> u64 {
+        let mail = self.mail.snapshot();
         self.accounts.receivers().map(|(_, receiver)| receiver.pending()).sum::<u64>()
-            + self.mail.snapshot().returns.pending
+            + mail.returns.pending
+            + mail.readings.pending
     }
 
     /// Posts CloudEvents, one JSON text each; returns how many were accepted and the indices of the refused.

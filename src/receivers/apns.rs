@@ -5,6 +5,7 @@
 //! A notification replaces an earlier one of the same collapse id.
 
 use super::{
+    Home,
     http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken},
     jwt,
 };
@@ -152,7 +153,7 @@ impl Contract for Apns {
         ([("apns-id", id.to_string())], StatusCode::OK).into_response()
     }
 
-    fn tell(&self, taken: &Taken, event: Event, home: Option<&str>) -> Vec<Outgoing> {
-        super::device(&serde_json::from_str(&taken.draft.body).unwrap_or_default(), event, home)
+    fn tell(&self, taken: &Taken, event: Event, home: &Home) -> Vec<Outgoing> {
+        home.device(&serde_json::from_str(&taken.draft.body).unwrap_or_default(), event)
     }
 }

@@ -5,6 +5,7 @@
 //! A notification replaces an earlier one of the same tag.
 
 use super::{
+    Home,
     http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken},
     jwt,
 };
@@ -142,8 +143,8 @@ impl Contract for Fcm {
         Json(json!({"name": id})).into_response()
     }
 
-    fn tell(&self, taken: &Taken, event: Event, home: Option<&str>) -> Vec<Outgoing> {
+    fn tell(&self, taken: &Taken, event: Event, home: &Home) -> Vec<Outgoing> {
         let message: Value = serde_json::from_str(&taken.draft.body).unwrap_or_default();
-        super::device(&message["data"], event, home)
+        home.device(&message["data"], event)
     }
 }

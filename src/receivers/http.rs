@@ -12,15 +12,16 @@
 //! | `0007` | refused: opted out or blocked |
 //! | `0008` | taken; reports in reverse order, and each twice |
 //! | `0009` | taken; then the member leaves, in the channel's own way |
-//! | anything else | taken; reported as sent and delivered; those who end in an odd digit also open it |
+//! | anything else | taken; reported as sent and delivered; those who end in an odd digit also open it and follow its link |
 //!
 //! Callbacks may overtake the answer.
 
 mod callbacks;
 
 pub use callbacks::{Callbacks, Outgoing};
+pub(super) use callbacks::{call, client};
 
-use super::Ledger;
+use super::{Home, Ledger, Pages};
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -100,8 +101,8 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// The answer that takes a message.
     fn accept(&self, taken: &Taken) -> Response;
 
-    /// The calls that tell of an event; `home` is where the account's webhook points, if anywhere.
-    fn tell(&self, taken: &Taken, event: Event, home: Option<&str>) -> Vec<Outgoing>;
+    /// The calls that tell of an event; `home` is where the account's calls go.
+    fn tell(&self, taken: &Taken, event: Event, home: &Home) -> Vec<Outgoing>;
 }
 
 /// A call as it came.
@@ -188,8 +189,10 @@ pub enum Event {
     Delivered,
     /// It will not arrive.
     Failed,
-    /// The member opened it, or followed its link.
+    /// The member opened it.
     Opened,
+    /// The member followed its link.
+    Clicked,
     /// The member wants no more.
     Left,
 }
@@ -229,11 +232,11 @@ impl Behaviour {
 
     /// What becomes of the message, in the order in which it is told.
     const fn events(self) -> &'static [Event] {
-        use Event::{Delivered, Failed, Left, Opened, Sent};
+        use Event::{Clicked, Delivered, Failed, Left, Opened, Sent};
         match self {
             Self::Fail => &[Sent, Failed],
             Self::Disorder => &[Delivered, Sent, Delivered, Sent],
-            Self::Open => &[Sent, Delivered, Opened],
+            Self::Open => &[Sent, Delivered, Opened, Clicked],
             Self::Leave => &[Sent, Delivered, Left],
             _ => &[Sent, Delivered],
         }
@@ -341,7 +344,12 @@ impl HttpReceiver {
 
     /// Points the account's webhook somewhere, as an operator does in the provider's console.
     pub fn call_home(&self, url: impl Into<String>) {
-        *self.shared.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(url.into());
+        self.shared.home.lock().unwrap_or_else(PoisonError::into_inner).webhook = Some(url.into());
+    }
+
+    /// Says where the sender's pages are, which members visit.
+    pub fn find_pages(&self, pages: Pages) {
+        self.shared.home.lock().unwrap_or_else(PoisonError::into_inner).pages = Some(pages);
     }
 
     /// All that was received so far.
@@ -381,7 +389,7 @@ struct Shared {
     options: HttpOptions,
     ledger: Ledger<Book>,
     slots: Semaphore,
-    home: Mutex<Option<String>>,
+    home: Mutex<Home>,
     last: Mutex<Option<Call>>,
     queue: mpsc::Sender<Queued>,
     stop: CancellationToken,
@@ -494,7 +502,7 @@ impl Shared {
         })
     }
 
-    fn home(&self) -> Option<String> {
+    fn home(&self) -> Home {
         self.home.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -34,29 +34,60 @@ fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
 }
 
-/// Whether a link leads to the same origin as `home`. No other is ever followed: a demo calls nobody outside.
-fn leads_home(link: &str, home: &str) -> bool {
-    let origin = |text: &str| reqwest::Url::parse(text).map(|url| url.origin());
-    matches!((origin(link), origin(home)), (Ok(link), Ok(home)) if link == home)
+/// The sender's own pages: what their links begin with, and where that is served here, as a name server would say.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    /// Scheme and domain, as `https://links.example`.
+    pub origin: String,
+    /// Scheme and address.
+    pub served_at: String,
 }
 
-/// A visit of the first link in a text that leads to our own pages, as a member makes it who clicks.
-fn follow(text: &str, home: &str) -> Vec<Outgoing> {
-    let end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '\\' | ')');
-    let links = text.match_indices("http").filter_map(|(at, _)| text[at..].split(end).next());
-    let link = links.map(|link| link.replace("&amp;", "&")).find(|link| leads_home(link, home));
-    link.map(|url| Outgoing { method: Method::GET, url, headers: Vec::new(), body: Vec::new() }).into_iter().collect()
+impl Pages {
+    /// A call of a link that leads to these pages. No other link is ever followed: a demo calls nobody outside.
+    fn call(&self, method: Method, link: &str) -> Option<Outgoing> {
+        let path = link.strip_prefix(&self.origin).filter(|path| path.starts_with('/'))?;
+        Some(Outgoing { method, url: format!("{}{path}", self.served_at), headers: Vec::new(), body: Vec::new() })
+    }
+
+    /// A visit of the first link in a text that leads here, as a member makes it who clicks.
+    fn follow(&self, text: &str) -> Option<Outgoing> {
+        let end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '\\' | ')');
+        let mut links = text.match_indices(&self.origin).filter_map(|(at, _)| text[at..].split(end).next());
+        links.find_map(|link| self.call(Method::GET, &link.replace("&amp;", "&")))
+    }
+
+    /// What an app or service worker calls by the URLs in a push's data: `delivered_url` when it shows it; when it is clicked `url`, or where
+    /// that leads elsewhere `clicked_url`.
+    fn device(&self, data: &Value, event: Event) -> Option<Outgoing> {
+        let call = |method, field: &str| self.call(method, data[field].as_str()?);
+        match event {
+            Event::Delivered => call(Method::POST, "delivered_url"),
+            Event::Clicked => call(Method::GET, "url").or_else(|| call(Method::POST, "clicked_url")),
+            Event::Sent | Event::Opened | Event::Failed | Event::Left => None,
+        }
+    }
 }
 
-/// What an app or service worker calls by the URLs in a push's data: `delivered_url` when it shows it, `url` when it is clicked.
-fn device(data: &Value, event: Event, home: Option<&str>) -> Vec<Outgoing> {
-    let (method, field) = match event {
-        Event::Delivered => (Method::POST, "delivered_url"),
-        Event::Opened => (Method::GET, "url"),
-        Event::Sent | Event::Failed | Event::Left => return Vec::new(),
-    };
-    let url = data[field].as_str().filter(|url| home.is_some_and(|home| leads_home(url, home)));
-    url.map(|url| Outgoing { method, url: url.to_owned(), headers: Vec::new(), body: Vec::new() }).into_iter().collect()
+/// Where an account's calls go back to.
+#[derive(Clone, Debug, Default)]
+pub struct Home {
+    /// Its webhook.
+    pub webhook: Option<String>,
+    /// The sender's pages.
+    pub pages: Option<Pages>,
+}
+
+impl Home {
+    /// See [`Pages::device`].
+    fn device(&self, data: &Value, event: Event) -> Vec<Outgoing> {
+        self.pages.as_ref().and_then(|pages| pages.device(data, event)).into_iter().collect()
+    }
+
+    /// See [`Pages::follow`].
+    fn follow(&self, text: &str) -> Vec<Outgoing> {
+        self.pages.as_ref().and_then(|pages| pages.follow(text)).into_iter().collect()
+    }
 }
 
 /// What a receiver has seen, and a bell that rings at every change, so that nobody has to poll for it.
@@ -151,14 +182,14 @@ mod test_support {
 
     /// Our side of the callbacks, which answers the first `failures` with 503 and then `status`.
     #[derive(Clone, Default)]
-    pub(super) struct Home {
+    pub(super) struct Server {
         pub(super) at: Option<SocketAddr>,
         pub(super) calls: Arc<Mutex<Vec<Call>>>,
         pub(super) failures: Arc<AtomicU32>,
         pub(super) status: StatusCode,
     }
 
-    impl Home {
+    impl Server {
         pub(super) async fn start() -> Self {
             Self::default().listen(([127, 0, 0, 1], 0).into()).await
         }

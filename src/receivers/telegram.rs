@@ -4,7 +4,10 @@
 //! A chat that ends in `0005` is a group that has become a supergroup: refused, with the new chat's number. A message is told from another by
 //! its chat and text, because the API has no idempotency key.
 
-use super::http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken};
+use super::{
+    Home,
+    http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken},
+};
 use axum::{
     Json,
     http::{Method, StatusCode, header},
@@ -109,11 +112,11 @@ impl Contract for Telegram {
         ok(json!({"message_id": id, "date": super::unix_seconds(), "chat": chat}))
     }
 
-    /// Telegram tells bots of no delivery. A member who leaves blocks the bot; one who opens follows a link.
-    fn tell(&self, Taken { id, draft, .. }: &Taken, event: Event, home: Option<&str>) -> Vec<Outgoing> {
-        let Some(home) = home else { return Vec::new() };
+    /// Telegram tells bots of no delivery. A member who leaves blocks the bot.
+    fn tell(&self, Taken { id, draft, .. }: &Taken, event: Event, home: &Home) -> Vec<Outgoing> {
         match event {
             Event::Left => {
+                let Some(url) = home.webhook.clone() else { return Vec::new() };
                 let chat = json!({"id": draft.to.parse::<i64>().unwrap_or_default(), "type": "private"});
                 let member =
                     json!({"chat": chat, "date": super::unix_seconds(), "new_chat_member": {"status": "kicked"}});
@@ -121,11 +124,10 @@ impl Contract for Telegram {
                 let secret = self.secret.expose_secret().to_owned();
                 let headers =
                     vec![("Content-Type", "application/json".into()), ("X-Telegram-Bot-Api-Secret-Token", secret)];
-                let (method, url) = (Method::POST, home.to_owned());
-                vec![Outgoing { method, url, headers, body: update.to_string().into_bytes() }]
+                vec![Outgoing { method: Method::POST, url, headers, body: update.to_string().into_bytes() }]
             }
-            Event::Opened => super::follow(&draft.body, home),
-            Event::Sent | Event::Delivered | Event::Failed => Vec::new(),
+            Event::Clicked => home.follow(&draft.body),
+            Event::Sent | Event::Delivered | Event::Opened | Event::Failed => Vec::new(),
         }
     }
 }
@@ -134,11 +136,11 @@ impl Contract for Telegram {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::receivers::test_support::{Home, MINUTE, post, receiver};
+    use crate::receivers::test_support::{Server, MINUTE, post, receiver};
 
     #[tokio::test]
     async fn a_bot_sends_and_hears_that_it_is_blocked() {
-        let home = Home::start().await;
+        let home = Server::start().await;
         let receiver = receiver(Telegram::new("1:A", "shop_bot", "word")).await;
         receiver.call_home(home.url("/hook"));
         let send = async |chat: i64, text: &str| {

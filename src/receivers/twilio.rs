@@ -3,7 +3,10 @@
 //!
 //! A message is told from another by its recipient and body, because Twilio has no idempotency key.
 
-use super::http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken};
+use super::{
+    Home,
+    http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken},
+};
 use axum::{
     Json,
     http::{Method, StatusCode, header},
@@ -162,7 +165,7 @@ impl Contract for Twilio {
         (StatusCode::CREATED, Json(message)).into_response()
     }
 
-    fn tell(&self, taken: &Taken, event: Event, home: Option<&str>) -> Vec<Outgoing> {
+    fn tell(&self, taken: &Taken, event: Event, home: &Home) -> Vec<Outgoing> {
         let Draft { to, from, callback, .. } = &taken.draft;
         let (id, to, from, account): (&str, &str, &str, &str) = (&taken.id, to, from, &self.account_sid);
         let (url, status, more) = match event {
@@ -182,8 +185,9 @@ impl Contract for Twilio {
                     ("AccountSid", account),
                     ("ApiVersion", API_VERSION),
                 ];
-                return home.map(|home| self.signed(home, &parameters)).into_iter().collect();
+                return home.webhook.iter().map(|url| self.signed(url, &parameters)).collect();
             }
+            Event::Clicked => return home.follow(&taken.draft.body),
             Event::Opened => return Vec::new(),
         };
         let mut parameters = vec![

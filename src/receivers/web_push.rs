@@ -3,6 +3,7 @@
 //! payload. Nothing waits here: a browser is always there, and shows a notification of the same tag in place of the first.
 
 use super::{
+    Home,
     http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken},
     jwt,
 };
@@ -201,8 +202,8 @@ impl Contract for WebPush {
         (StatusCode::CREATED, [(header::LOCATION, id.to_string())]).into_response()
     }
 
-    fn tell(&self, taken: &Taken, event: Event, home: Option<&str>) -> Vec<Outgoing> {
-        super::device(&serde_json::from_str(&taken.draft.body).unwrap_or_default(), event, home)
+    fn tell(&self, taken: &Taken, event: Event, home: &Home) -> Vec<Outgoing> {
+        home.device(&serde_json::from_str(&taken.draft.body).unwrap_or_default(), event)
     }
 }
 

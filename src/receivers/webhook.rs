@@ -1,7 +1,10 @@
 //! A system of an operator's own that takes signed webhooks as Standard Webhooks says: it verifies them, and drops the second one of an id.
 //! Source: <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
 
-use super::http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken};
+use super::{
+    Home,
+    http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken},
+};
 use axum::{
     http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
@@ -95,7 +98,7 @@ impl Contract for Webhook {
     }
 
     /// What the system does with it is its own matter.
-    fn tell(&self, _: &Taken, _: Event, _: Option<&str>) -> Vec<Outgoing> {
+    fn tell(&self, _: &Taken, _: Event, _: &Home) -> Vec<Outgoing> {
         Vec::new()
     }
 }

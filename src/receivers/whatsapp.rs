@@ -4,7 +4,10 @@
 //!
 //! A message is told from another by its recipient and content, because the API has no idempotency key.
 
-use super::http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken};
+use super::{
+    Home,
+    http::{Call, Contract, Draft, Event, Outgoing, Refusal, Reply, Taken},
+};
 use axum::{
     Json,
     http::{Method, StatusCode},
@@ -79,7 +82,7 @@ impl Whatsapp {
     }
 
     /// The webhook's call with one part of a value of the field `messages`.
-    fn signed(&self, home: &str, part: &str, items: Value) -> Outgoing {
+    fn signed(&self, webhook: &str, part: &str, items: Value) -> Outgoing {
         let mut value = json!({
             "messaging_product": "whatsapp",
             "metadata": {"display_phone_number": "34600000000", "phone_number_id": self.phone_number_id},
@@ -94,7 +97,7 @@ impl Whatsapp {
             let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
             headers.push(("X-Hub-Signature-256", format!("sha256={hex}")));
         }
-        Outgoing { method: Method::POST, url: home.to_owned(), headers, body: body.into_bytes() }
+        Outgoing { method: Method::POST, url: webhook.to_owned(), headers, body: body.into_bytes() }
     }
 }
 
@@ -137,8 +140,8 @@ impl Contract for Whatsapp {
         Json(answer).into_response()
     }
 
-    fn tell(&self, Taken { id, draft, .. }: &Taken, event: Event, home: Option<&str>) -> Vec<Outgoing> {
-        let Some(home) = home else { return Vec::new() };
+    fn tell(&self, Taken { id, draft, .. }: &Taken, event: Event, home: &Home) -> Vec<Outgoing> {
+        let Some(webhook) = &home.webhook else { return Vec::new() };
         let (wa_id, timestamp) = (draft.to.trim_start_matches('+'), super::unix_seconds().to_string());
         let mut status = json!({"id": id, "timestamp": timestamp, "recipient_id": wa_id});
         if let Some(data) = &draft.callback {
@@ -148,17 +151,18 @@ impl Contract for Whatsapp {
             Event::Sent => "sent",
             Event::Delivered => "delivered",
             Event::Opened => "read",
+            Event::Clicked => return home.follow(&draft.body),
             Event::Failed => "failed",
             Event::Left => {
                 let reply = format!("{id}.reply");
                 let said = json!({"from": wa_id, "id": reply, "timestamp": timestamp, "type": "text", "text": {"body": "STOP"}});
-                return vec![self.signed(home, "messages", json!([said]))];
+                return vec![self.signed(webhook, "messages", json!([said]))];
             }
         });
         if event == Event::Failed {
             status["errors"] = json!([{"code": 131_026, "title": "Message undeliverable"}]);
         }
-        vec![self.signed(home, "statuses", json!([status]))]
+        vec![self.signed(webhook, "statuses", json!([status]))]
     }
 }
 
@@ -166,7 +170,7 @@ impl Contract for Whatsapp {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::receivers::test_support::{Home, MINUTE, post, receiver};
+    use crate::receivers::test_support::{Server, MINUTE, post, receiver};
 
     fn text(to: &str, data: &str) -> String {
         json!({"messaging_product": "whatsapp", "to": to, "type": "text", "text": {"body": "hola"},
@@ -176,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn messages_are_taken_and_told_by_the_signed_webhook() {
-        let home = Home::start().await;
+        let home = Server::start().await;
         let receiver = receiver(Whatsapp::new("7", "token", "It's a Secret to Everybody")).await;
         receiver.call_home(home.url("/hook"));
         let url = format!("{}/v25.0/7/messages", receiver.url());

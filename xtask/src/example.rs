@@ -111,6 +111,8 @@ const USUAL: usize = 30;
 /// Members who leave by SMS, and such whose mail is returned.
 const LEAVING: usize = 4;
 const BOUNCING: usize = 4;
+/// Members who unsubscribe by the first e-mail that offers it.
+const UNSUBSCRIBING: usize = 6;
 
 /// Rows that an import must reject: field that is wrong, and what it says.
 const REJECTED: [(&str, &str); 13] = [
@@ -233,6 +235,12 @@ impl Members {
         for n in 1..=BOUNCING {
             let mut member = person(random, self.rows.len());
             member.set("email", format!("bounce-{n:02}@example.com"));
+            reachable_by("email", &mut member, false);
+            self.add(member);
+        }
+        for n in 1..=UNSUBSCRIBING {
+            let mut member = person(random, self.rows.len());
+            member.set("email", format!("leave-{n:02}@example.com"));
             reachable_by("email", &mut member, false);
             self.add(member);
         }

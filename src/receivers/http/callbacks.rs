@@ -54,14 +54,30 @@ pub(super) struct Queued {
 
 /// What became of one callback.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(in crate::receivers) enum Outcome {
     Acknowledged,
     Refused,
     Abandoned,
 }
 
+impl Outcome {
+    pub(in crate::receivers) const fn is_acknowledged(self) -> bool {
+        matches!(self, Self::Acknowledged)
+    }
+}
+
+impl Callbacks {
+    pub(in crate::receivers) const fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Acknowledged => self.acknowledged += 1,
+            Outcome::Refused => self.refused += 1,
+            Outcome::Abandoned => self.abandoned += 1,
+        }
+    }
+}
+
 /// The client for callbacks: no proxy, no redirects.
-pub(super) fn client() -> io::Result<reqwest::Client> {
+pub(in crate::receivers) fn client() -> io::Result<reqwest::Client> {
     reqwest::Client::builder()
         .timeout(ANSWER_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
@@ -88,21 +104,16 @@ pub(super) async fn run(mut queued: mpsc::Receiver<Queued>, shared: Arc<Shared>,
 impl Shared {
     /// Tells one event.
     async fn tell(&self, client: &reqwest::Client, taken: &Taken, event: Event) {
-        let calls = self.contract.tell(taken, event, self.home().as_deref());
+        let calls = self.contract.tell(taken, event, &self.home());
         let mut outcomes = Vec::with_capacity(calls.len());
         for call in calls {
-            outcomes.push(self.call(client, &call).await);
+            let retried = || self.ledger.update(|book| book.received.callbacks.retried += 1);
+            outcomes.push(super::call(client, &call, self.options.callback_patience, retried).await);
         }
         self.ledger.update(|book| {
             let received = &mut book.received;
             received.callbacks.pending -= 1;
-            for outcome in &outcomes {
-                match outcome {
-                    Outcome::Acknowledged => received.callbacks.acknowledged += 1,
-                    Outcome::Refused => received.callbacks.refused += 1,
-                    Outcome::Abandoned => received.callbacks.abandoned += 1,
-                }
-            }
+            outcomes.iter().for_each(|outcome| received.callbacks.count(*outcome));
             if outcomes.contains(&Outcome::Acknowledged) {
                 received.told.entry(event).or_default().insert(Arc::clone(&taken.id));
                 if event == Event::Left {
@@ -111,25 +122,30 @@ impl Shared {
             }
         });
     }
+}
 
-    /// Makes one call, until it is answered or patience ends.
-    async fn call(&self, client: &reqwest::Client, call: &Outgoing) -> Outcome {
-        let start = Instant::now();
-        let mut backoff = FIRST_BACKOFF;
-        loop {
-            let mut request = client.request(call.method.clone(), &call.url).body(call.body.clone());
-            for (name, value) in &call.headers {
-                request = request.header(*name, value);
-            }
-            match request.send().await.map(|answer| answer.status()) {
-                Ok(status) if status.is_success() || status.is_redirection() => return Outcome::Acknowledged,
-                Ok(status) if !status.is_server_error() && status.as_u16() != 429 => return Outcome::Refused,
-                _ if start.elapsed() >= self.options.callback_patience => return Outcome::Abandoned,
-                _ => {}
-            }
-            self.ledger.update(|book| book.received.callbacks.retried += 1);
-            sleep(backoff).await;
-            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+/// Makes one call, until it is answered or patience ends; `retried` hears of every further try.
+pub(in crate::receivers) async fn call(
+    client: &reqwest::Client,
+    call: &Outgoing,
+    patience: Duration,
+    retried: impl Fn(),
+) -> Outcome {
+    let start = Instant::now();
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let mut request = client.request(call.method.clone(), &call.url).body(call.body.clone());
+        for (name, value) in &call.headers {
+            request = request.header(*name, value);
         }
+        match request.send().await.map(|answer| answer.status()) {
+            Ok(status) if status.is_success() || status.is_redirection() => return Outcome::Acknowledged,
+            Ok(status) if !status.is_server_error() && status.as_u16() != 429 => return Outcome::Refused,
+            _ if start.elapsed() >= patience => return Outcome::Abandoned,
+            _ => {}
+        }
+        retried();
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(LONGEST_BACKOFF);
     }
 }

@@ -14,16 +14,24 @@
 //! | `silent` | taken, never answered: held until the client closes |
 //! | `drop` | taken, then disconnected without an answer |
 //! | `bounce` | taken; later returned to the envelope's sender as undeliverable, where [`SmtpReceiver::return_to`] says |
-//! | anything else | `250 2.0.0` |
+//! | `leave` | taken; the member's mail provider then unsubscribes by one click, where the letter offers it |
+//! | anything else | `250 2.0.0`; those who end in an odd digit also look at the picture and follow the first link |
+//!
+//! Only links to the sender's own pages are called, of which [`SmtpReceiver::find_pages`] says where they are.
 
 mod connection;
+mod readers;
 mod returns;
 mod session;
 mod text;
 
 pub use returns::Returns;
 
-use super::Ledger;
+use super::{
+    Ledger, Pages,
+    http::{Callbacks, Event, client},
+};
+use readers::Letter;
 use returns::Undeliverable;
 use session::{Counted, Envelope, Session};
 use std::{
@@ -79,6 +87,8 @@ impl Default for SmtpOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Behaviour {
     Accept,
+    Read,
+    Leave,
     Bounce,
     TempFail,
     PermFail,
@@ -94,7 +104,8 @@ enum Behaviour {
 
 impl Behaviour {
     /// A name that is the beginning of another comes after it.
-    const BY_NAME: [(&'static str, Self); 11] = [
+    const BY_NAME: [(&'static str, Self); 12] = [
+        ("leave", Self::Leave),
         ("bounce", Self::Bounce),
         ("tempfail-once", Self::TempFailOnce),
         ("tempfail", Self::TempFail),
@@ -110,7 +121,10 @@ impl Behaviour {
 
     fn of(mailbox: &str) -> Self {
         let begins = |name: &str| mailbox.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
-        Self::BY_NAME.iter().find(|(name, _)| begins(name)).map_or(Self::Accept, |(_, behaviour)| *behaviour)
+        let local_part = mailbox.rsplit_once('@').map_or(mailbox, |(local_part, _)| local_part);
+        let reads = local_part.ends_with(['1', '3', '5', '7', '9']);
+        let other = if reads { Self::Read } else { Self::Accept };
+        Self::BY_NAME.iter().find(|(name, _)| begins(name)).map_or(other, |(_, behaviour)| *behaviour)
     }
 }
 
@@ -171,6 +185,10 @@ pub struct Received {
     pub connections: u64,
     /// What became of returned messages.
     pub returns: Returns,
+    /// Calls that readers make; one is pending for a letter that is still to be read.
+    pub readings: Callbacks,
+    /// The letters of which readers told an event and were acknowledged, by Message-ID.
+    pub told: HashMap<Event, BTreeSet<Arc<str>>>,
 }
 
 impl Received {
@@ -217,22 +235,27 @@ impl SmtpReceiver {
     /// Listens on this address (port 0: any free one) and serves on the current runtime.
     ///
     /// # Errors
-    /// The address cannot be bound.
+    /// The address cannot be bound, or the system's TLS cannot be loaded for the readers.
     pub async fn start(addr: SocketAddr, options: SmtpOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         let stop = CancellationToken::new();
         let (undeliverable, queue) = mpsc::channel(returns::QUEUE);
+        let (letters, read) = mpsc::channel(readers::QUEUE);
         let shared = Arc::new(Shared {
             options,
             ledger: Ledger::default(),
             admitted: Mutex::new((Instant::now(), 0)),
             return_to: Mutex::default(),
             undeliverable,
+            pages: Mutex::default(),
+            letters,
         });
         tokio::spawn(connection::accept(listener, Arc::clone(&shared), stop.clone()));
         let (returning, stopped) = (returns::run(queue, Arc::clone(&shared)), stop.clone());
         tokio::spawn(async move { stopped.run_until_cancelled(returning).await });
+        let (reading, stopped) = (readers::run(read, Arc::clone(&shared), client()?), stop.clone());
+        tokio::spawn(async move { stopped.run_until_cancelled(reading).await });
         Ok(Self { addr, shared, _stop: stop.drop_guard() })
     }
 
@@ -245,6 +268,11 @@ impl SmtpReceiver {
     /// Says which server takes mail for the senders, as their domain's MX record would.
     pub fn return_to(&self, server: SocketAddr) {
         *self.shared.return_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+    }
+
+    /// Says where the sender's pages are, which readers visit.
+    pub fn find_pages(&self, pages: Pages) {
+        *self.shared.pages.lock().unwrap_or_else(PoisonError::into_inner) = Some(pages);
     }
 
     /// All that was received so far.
@@ -284,6 +312,8 @@ struct Shared {
     admitted: Mutex<(Instant, u32)>,
     return_to: Mutex<Option<SocketAddr>>,
     undeliverable: mpsc::Sender<Undeliverable>,
+    pages: Mutex<Option<Pages>>,
+    letters: mpsc::Sender<Letter>,
 }
 
 #[derive(Debug, Default)]
@@ -340,6 +370,9 @@ impl Shared {
             if behaviour == Behaviour::Bounce {
                 self.bounce(&mut state.received.returns, &envelope, message);
             }
+            if matches!(behaviour, Behaviour::Read | Behaviour::Leave) {
+                self.give(&mut state.received.readings, &message_id, behaviour, message);
+            }
             let answered = !matches!(behaviour, Behaviour::Silent | Behaviour::Drop);
             let number = state.record(envelope, &message_id, message, answered, self.options.keep);
             let reply = format!("250 2.0.0 Ok: queued as {number:08X}\r\n");
@@ -365,6 +398,18 @@ impl Shared {
         match self.undeliverable.try_send(undeliverable) {
             Ok(()) => returns.pending += 1,
             Err(_) => returns.abandoned += 1,
+        }
+    }
+}
+
+impl Shared {
+    /// Gives a letter to its reader, if there are pages to visit.
+    fn give(&self, readings: &mut Callbacks, message_id: &Arc<str>, behaviour: Behaviour, message: &[u8]) {
+        let Some(pages) = self.pages.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+        let (message_id, text) = (Arc::clone(message_id), text::unstuffed(message));
+        match self.letters.try_send(Letter { message_id, leaves: behaviour == Behaviour::Leave, text, pages }) {
+            Ok(()) => readings.pending += 1,
+            Err(_) => readings.abandoned += 1,
         }
     }
 }

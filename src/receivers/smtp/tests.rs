@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::receivers::test_support::Server;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -279,4 +280,42 @@ async fn dropping_the_receiver_ends_its_connections() {
     let mut client = Client::greeted(&receiver).await;
     drop(receiver);
     assert_eq!(tokio::time::timeout(SECOND, client.rest()).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn readers_call_what_the_letter_offers_of_the_senders_pages_alone() {
+    let home = Server::start().await;
+    let receiver = receiver(SmtpOptions::default()).await;
+    receiver.find_pages(Pages { origin: "https://l.example".into(), served_at: home.url("") });
+    let letter = |id: &str, site: &str, one_click: &str| {
+        format!(
+            "Message-ID: <{id}>\r\nList-Unsubscribe: <{site}/u/1>,\r\n <mailto:u@example.com>\r\n{one_click}MIME-Version: 1.0\r\n\
+             Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
+             <a href=3D\"https://shop.example/\">a</a><a href=3D\"{site}/c/1?a=3D1&amp;b=3D2\">b</a>=\r\n<img src=3D\"{site}/o/1\">\r\n"
+        )
+    };
+    let (ours, one_click) = ("https://l.example", "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n");
+    let mut client = Client::greeted(&receiver).await;
+    for (to, letter) in [
+        ("ana1@example.com", letter("1@x", ours, one_click)),
+        ("ana2@example.com", letter("2@x", ours, one_click)),
+        ("ana3@example.com", letter("3@x", "https://l.example.org", one_click)),
+        ("leave-4@example.com", letter("4@x", ours, one_click)),
+        ("leave-5@example.com", letter("5@x", ours, "")),
+    ] {
+        assert!(client.send_text(to, &letter).await.starts_with("250 2.0.0"), "{to}");
+    }
+    assert!(receiver.wait_for(|received| received.readings.pending == 0, MINUTE).await);
+    let received = receiver.snapshot();
+    let told = |id: &str| [Arc::from(id)].into();
+    let expected = [(Event::Opened, told("1@x")), (Event::Clicked, told("1@x")), (Event::Left, told("4@x"))];
+    assert_eq!(received.told, HashMap::from(expected));
+    assert_eq!(received.readings, Callbacks { acknowledged: 3, ..Callbacks::default() });
+    let mut calls: Vec<String> = home
+        .calls()
+        .iter()
+        .map(|call| format!("{} {} {}", call.method, call.uri, String::from_utf8_lossy(&call.body)))
+        .collect();
+    calls.sort();
+    assert_eq!(calls, ["GET /c/1?a=1&b=2 ", "GET /o/1 ", "POST /u/1 List-Unsubscribe=One-Click"]);
 }

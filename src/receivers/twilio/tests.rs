@@ -4,7 +4,7 @@
 use super::*;
 use crate::receivers::{
     http::{Callbacks, HttpOptions, HttpReceiver},
-    test_support::{Home, MINUTE, client, receiver_with},
+    test_support::{Server, MINUTE, client, receiver_with},
 };
 use std::{
     collections::BTreeMap,
@@ -36,14 +36,14 @@ async fn send(receiver: &HttpReceiver, to: &str, body: &str) -> (StatusCode, ser
 }
 
 /// The signature and the parameters of each callback.
-fn called(home: &Home) -> Vec<(String, BTreeMap<String, String>)> {
+fn called(home: &Server) -> Vec<(String, BTreeMap<String, String>)> {
     let read = |call: &Call| {
         (call.header("x-twilio-signature").to_owned(), crate::receivers::form(&call.body).into_iter().collect())
     };
     home.calls().iter().map(read).collect()
 }
 
-fn statuses(home: &Home) -> Vec<String> {
+fn statuses(home: &Server) -> Vec<String> {
     called(home).iter().map(|(_, parameters)| parameters["MessageStatus"].clone()).collect()
 }
 
@@ -165,7 +165,7 @@ async fn slow_answers_late_and_silent_never() {
 
 #[tokio::test]
 async fn callbacks_are_signed_over_all_their_parameters() {
-    let home = Home::start().await;
+    let home = Server::start().await;
     let hook = home.url("/hook?ref=abc&x=1");
     let receiver = receiver(options()).await;
     let message = send_reported(&receiver, "+34612345678", &hook).await;
@@ -183,7 +183,7 @@ async fn callbacks_are_signed_over_all_their_parameters() {
 
 #[tokio::test]
 async fn the_last_digits_choose_the_callbacks() {
-    let home = Home::start().await;
+    let home = Server::start().await;
     let hook = home.url("/hook");
     let receiver = receiver(options()).await;
     send_reported(&receiver, "+34612340005", &hook).await;
@@ -206,7 +206,7 @@ async fn callbacks_outlive_a_server_that_is_down_or_broken() {
     assert_eq!(post_form(&receiver, &form).await.unwrap().0, StatusCode::CREATED);
     assert!(receiver.wait_for(|received| received.callbacks.retried > 1, MINUTE).await);
 
-    let home = Home { failures: Arc::new(AtomicU32::new(2)), ..Home::default() }.listen(addr).await;
+    let home = Server { failures: Arc::new(AtomicU32::new(2)), ..Server::default() }.listen(addr).await;
     assert!(receiver.wait_for(|received| received.callbacks.pending == 0, MINUTE).await);
     assert_eq!(statuses(&home), ["sent", "delivered"]);
     assert_eq!(receiver.snapshot().callbacks.acknowledged, 2);
@@ -214,7 +214,7 @@ async fn callbacks_outlive_a_server_that_is_down_or_broken() {
 
 #[tokio::test]
 async fn a_refused_callback_is_not_repeated_and_patience_ends() {
-    let home = Home { status: StatusCode::FORBIDDEN, ..Home::default() }.listen(([127, 0, 0, 1], 0).into()).await;
+    let home = Server { status: StatusCode::FORBIDDEN, ..Server::default() }.listen(([127, 0, 0, 1], 0).into()).await;
     let hook = home.url("/hook");
     let strict = receiver(options()).await;
     send_reported(&strict, "+34612345678", &hook).await;
