@@ -136,7 +136,8 @@ fn the_members_are_as_many_as_it_says() {
         let number = e164(&row["phone"]);
         let last_four = number.as_ref().map_or(9999, |number| number[number.len() - 4..].parse().unwrap());
         let local_part = row["email"].split('@').next().unwrap();
-        let behaves = ["tempfail", "permfail", "reject-data", "slow", "silent", "full", "policy", "drop", "bounce", "leave"];
+        let behaves =
+            ["tempfail", "permfail", "reject-data", "slow", "silent", "full", "policy", "drop", "bounce", "leave"];
         let browser = browsers.get(&row["client_user_id"]).map_or("", String::as_str);
         let others = ["whatsapp", "telegram", "app_push", "webhook"];
         for (count_name, column) in

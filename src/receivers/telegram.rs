@@ -136,7 +136,7 @@ impl Contract for Telegram {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::receivers::test_support::{Server, MINUTE, post, receiver};
+    use crate::receivers::test_support::{MINUTE, Server, post, receiver};
 
     #[tokio::test]
     async fn a_bot_sends_and_hears_that_it_is_blocked() {

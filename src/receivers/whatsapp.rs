@@ -170,7 +170,7 @@ impl Contract for Whatsapp {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::receivers::test_support::{Server, MINUTE, post, receiver};
+    use crate::receivers::test_support::{MINUTE, Server, post, receiver};
 
     fn text(to: &str, data: &str) -> String {
         json!({"messaging_product": "whatsapp", "to": to, "type": "text", "text": {"body": "hola"},

@@ -4,7 +4,7 @@
 use super::*;
 use crate::receivers::{
     http::{Callbacks, HttpOptions, HttpReceiver},
-    test_support::{Server, MINUTE, client, receiver_with},
+    test_support::{MINUTE, Server, client, receiver_with},
 };
 use std::{
     collections::BTreeMap,
