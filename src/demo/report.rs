@@ -345,7 +345,9 @@ impl Got {
         for taken in &received.messages {
             let ours =
                 delivery(kind, taken).or_else(|| told.by_provider_id.get(&(channel, taken.id.to_string())).copied());
-            let message = ours.map_or_else(|| Message::Of(taken.id.to_string()), Message::Ours);
+            // Tries that were never answered have no id that we know in common, but say the same to the same member.
+            let theirs = if taken.answered { &*taken.id } else { &*taken.draft.key };
+            let message = ours.map_or_else(|| Message::Of(theirs.to_owned()), Message::Ours);
             by_id.insert(std::sync::Arc::clone(&taken.id), message.clone());
             if taken.answered {
                 *self.answered.entry(message).or_default() += 1;

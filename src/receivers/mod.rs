@@ -34,6 +34,9 @@ fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
 }
 
+/// What members read with. A visitor who says nothing of itself is taken for a machine, and rightly.
+const BROWSER: &str = "Mozilla/5.0 (Android 15; Mobile; rv:145.0) Gecko/145.0 Firefox/145.0";
+
 /// The sender's own pages: what their links begin with, and where that is served here, as a name server would say.
 #[derive(Clone, Debug)]
 pub struct Pages {
@@ -47,7 +50,8 @@ impl Pages {
     /// A call of a link that leads to these pages. No other link is ever followed: a demo calls nobody outside.
     fn call(&self, method: Method, link: &str) -> Option<Outgoing> {
         let path = link.strip_prefix(&self.origin).filter(|path| path.starts_with('/'))?;
-        Some(Outgoing { method, url: format!("{}{path}", self.served_at), headers: Vec::new(), body: Vec::new() })
+        let headers = vec![("User-Agent", BROWSER.to_owned())];
+        Some(Outgoing { method, url: format!("{}{path}", self.served_at), headers, body: Vec::new() })
     }
 
     /// A visit of the first link in a text that leads here, as a member makes it who clicks.

@@ -592,9 +592,12 @@ impl Story<'_> {
                 _ => self.ship(subject, 0, "B999", Fate::ConditionFalse),
             }
         }
+        // Only what nobody needs offers to unsubscribe: each of those who do gets a tip.
+        let unsubscribing = ids(&|m| m.cell("email").starts_with("leave"));
         for (kind, count) in [(Kind::Code, CODES), (Kind::Prize, PRIZES), (Kind::Tips, TIPS)] {
-            for _ in 0..count {
-                let subject = self.random.pick(&known).clone();
+            for n in 0..count {
+                let tipped = unsubscribing.get(n).filter(|_| kind == Kind::Tips);
+                let subject = tipped.unwrap_or_else(|| self.random.pick(&known)).clone();
                 self.simple(kind, subject, Fate::Notifying);
             }
         }
