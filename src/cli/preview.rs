@@ -207,3 +207,33 @@ fn put(body: &mut String, what: std::fmt::Arguments<'_>) {
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn sizes_segments_and_errors_stand_beside_what_is_said() {
+        let size = |size: u32, exceeded: bool| json!({"field": "text", "what": "the message", "size": size, "unit": "characters", "limit": 1600, "exceeded": exceeded, "source": "Twilio"});
+        let answer: Answer = serde_json::from_value(json!({
+            "version": 3,
+            "findings": [],
+            "previews": [{"template": "order", "event": "placed", "sample": "usual", "variants": [
+                {"channel": "sms", "locale": "en", "message": {"text": "One\n<two>"}, "sizes": [size(9, false)],
+                    "segments": {"encoding": "GSM-7", "units": 9, "segments": 1}, "errors": []},
+                {"channel": "sms", "locale": "es", "sizes": [], "errors": ["unknown variable `n`"]},
+            ]}],
+        }))
+        .unwrap();
+        assert_eq!(
+            text(&answer),
+            "\n# order with sample usual of event placed\n\n## sms en\ntext:\n  One\n  <two>\n\
+             the message: 9 of 1600 characters\n1 segment, GSM-7\n\n## sms es\nerror: unknown variable `n`\n"
+        );
+        let page = page(&answer);
+        assert!(page.contains("&lt;two&gt;") && !page.contains("<two>"), "{page}");
+        assert!(page.contains("<li>1 segment, GSM-7</li>"), "{page}");
+    }
+}

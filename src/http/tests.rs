@@ -827,6 +827,8 @@ async fn a_preview_shows_every_variant_or_why_there_is_none() {
     assert_eq!(texts(&shown), ["Hi you, 1,000", "Hola, 1000 cosas"]);
     let size = &shown.body["previews"][0]["variants"][0]["sizes"][0];
     assert_eq!((&size["size"], &size["limit"], &size["exceeded"]), (&json!(13), &json!(1600), &json!(false)));
+    let segments = &shown.body["previews"][0]["variants"][0]["segments"];
+    assert_eq!(segments, &json!({"encoding": "GSM-7", "units": 13, "segments": 1}));
 
     let given = json!({"definitions": document, "member": "anna", "data": {"n": 1}});
     let shown = house.post(path, &given).await;
