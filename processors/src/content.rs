@@ -1,8 +1,8 @@
 //! What a message says: a project's templates, compiled once, rendered for one delivery at a time.
 //! Nothing is sent or fetched here; a variable that is not there is an error, never an empty place.
 //!
-//! Reading order: this page (compiling and rendering), [`parts`] (partials and layouts), [`filters`] with [`formats`] (how a locale writes),
-//! [`shape`] and [`scope`] (which variables there will be), [`limits`] (how long a message may be), [`preview`] (what all variants would say),
+//! Reading order: this page (compiling and rendering), `parts` (partials and layouts), `filters` with `formats` (how a locale writes),
+//! `shape` and `scope` (which variables there will be), [`limits`] (how long a message may be), `preview` (what all variants would say),
 //! [`mjml`].
 
 mod filters;

@@ -1,4 +1,4 @@
-//! `bellwether channel list|test|templates`: how the providers of each channel stand, a test message by one of them, and [`templates`] at Meta.
+//! `bellwether channel list|test|templates`: how the providers of each channel stand, a test message by one of them, and `templates` at Meta.
 
 mod templates;
 

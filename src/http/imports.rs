@@ -1,6 +1,6 @@
 //! `POST /v1/members/import`: members in bulk, streamed at constant memory. Each row is checked like a `PUT`; bad ones are reported and
 //! kept to be looked up, good ones become commands on the log. The import goes on to its end even if the caller does not wait for it.
-//! What is not about members in it serves every import: see [`Batch`].
+//! What is not about members in it serves every import: see `Batch`.
 
 use super::{
     Shared,
