@@ -159,7 +159,12 @@ fn every_package_inherits_the_lints_and_none_has_unsafe_code() {
     }
     let keyword = concat!("un", "safe"); // or this file would offend
     let lint = format!("{keyword}_code");
-    let offends = |line: &str| (has_word(line, keyword) || has_word(line, &lint)) && !line.contains("forbid");
+    // A page's security policy has such a word too, with a hyphen.
+    let hyphened = format!("{keyword}-");
+    let offends = |line: &str| {
+        let line = line.replace(&hyphened, "");
+        (has_word(&line, keyword) || has_word(&line, &lint)) && !line.contains("forbid")
+    };
     let found = offences(&sources(), offends);
     assert!(found.is_empty(), "{keyword} code:\n{found}");
 }
