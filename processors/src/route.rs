@@ -60,8 +60,12 @@ impl Processor for Route {
     fn needs(&self, incoming: &Incoming<Notification>, _: &Facts, _: Timestamp) -> Vec<Read> {
         let n = &incoming.input;
         // Rows of one partition, so the store is asked once; other claims are not read, however many there are.
-        let sent = Lane::ALL.map(|lane| of_member(n, SENT, lane.name()));
-        [of_member(n, PROFILE, ""), of_member(n, CLAIM, &claim_id(n))].into_iter().chain(sent).collect()
+        let mut reads = vec![of_member(n, PROFILE, ""), of_member(n, CLAIM, &claim_id(n))];
+        // Only caps look at what was sent; the definitions are those that `decide` has, for the whole batch.
+        if self.projects.get(&n.project).is_some_and(|project| !project.document.project.caps.is_empty()) {
+            reads.extend(Lane::ALL.map(|lane| of_member(n, SENT, lane.name())));
+        }
+        reads
     }
 
     fn decide(&self, incoming: &Incoming<Notification>, facts: &Facts, now: Timestamp) -> Result<Output, Refusal> {

@@ -154,11 +154,15 @@ impl Config {
 
     /// Whom a message comes from, as the form parameter that says it.
     fn sender(&self, message: &Message) -> Result<(&'static str, String), SendError> {
-        let (country, template) = (country_of(&message.to), message.reference.template.as_str());
+        let (lane, template) = (message.lane, message.reference.template.as_str());
+        // To read a number costs more than all the rest of a request, and most senders do not ask for its country.
+        let is_asked = self.senders.iter().any(|sender| !sender.countries.is_empty());
+        let country = is_asked.then(|| country_of(&message.to)).flatten();
         let country = country.as_ref().map(country::Id::as_ref);
-        let sender = sender_for(&self.senders, country, message.lane, template).and_then(Sender::parameter);
+        let sender = sender_for(&self.senders, country, lane, template).and_then(Sender::parameter);
         sender.ok_or_else(|| {
-            let (country, lane) = (country.unwrap_or("no country"), message.lane);
+            let country = country_of(&message.to);
+            let country = country.as_ref().map_or("no country", country::Id::as_ref);
             let detail = format!("none of `senders` is for {country}, lane {lane} and template `{template}`: add one");
             SendError::new(Rejected, detail)
         })
