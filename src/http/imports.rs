@@ -6,7 +6,7 @@ use super::{
     Shared,
     auth::{Caller, Scope},
     extract::{Params, Segment},
-    members::{Ends, append, upsert_command},
+    members::{Ends, upsert_command},
     problem::{FieldError, Problem, ProblemDocument},
     profile,
     rows::{self, Format, MEMBERS, Row as ImportedRow, Rows, Sheet},
@@ -21,6 +21,7 @@ use axum::{
 };
 use bellwether_connectors::log::Append;
 use bellwether_schemas::{
+    records::Record,
     rows::{Cells, Read, Row, Span, Write},
     tables::{ImportRejectRow, ImportRow},
 };
@@ -272,7 +273,7 @@ impl Batch for MemberBatch {
         profile::member_id(&id)?;
         let patch = profile::patch(fields, self.region.as_deref())?;
         let command = upsert_command(&self.caller, id, &patch, self.shared.now())?;
-        let append = append(&command)
+        let append = Append::of(&Record::Member(command))
             .map_err(|error| FieldError::new("row", format!("cannot be written: {error}"), "send plain values"))?;
         self.bytes += append.payload.len();
         self.appends.push(append);

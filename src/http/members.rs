@@ -18,10 +18,9 @@ use axum::{
 };
 use bellwether_connectors::log::Append;
 use bellwether_schemas::{
-    Channel, MemberKey, Timestamp, Topic,
-    codec::{CodecError, encode},
+    Channel, Timestamp, Topic,
     member::{AddressState, Patch, Profile},
-    records::{MemberAction, MemberCommand},
+    records::{MemberAction, MemberCommand, Record},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -208,7 +207,7 @@ pub async fn upsert(
     let patch = profile::patch(fields, shared.default_region(caller.project()).as_deref())?;
     let existed = shared.profile(caller.project(), &id).await?.is_some();
     let command = upsert_command(&caller, id.clone(), &patch, shared.now())?;
-    let offset = shared.command(&command).await?;
+    let offset = shared.command(command).await?;
     let applied = |profile: &Option<Profile>| profile.as_ref().is_some_and(|p| p.applied >= offset);
     Ok(match shared.wait_for(caller.project(), &id, applied).await? {
         Waited::Applied(Some(profile)) => {
@@ -248,7 +247,7 @@ pub async fn remove(
         patch: None,
         ..upsert_command(&caller, id.clone(), &Patch::default(), shared.now())?
     };
-    let offset = shared.command(&command).await?;
+    let offset = shared.command(command).await?;
     // Somebody may create the member anew right behind: a newer profile says as well that ours was applied.
     let gone = |profile: &Option<Profile>| profile.as_ref().is_none_or(|p| p.applied > offset);
     Ok(match shared.wait_for(caller.project(), &id, gone).await? {
@@ -288,12 +287,6 @@ pub(super) fn upsert_command(
     })
 }
 
-/// A command as it goes on the log.
-pub(super) fn append(command: &MemberCommand) -> Result<Append, CodecError> {
-    let key = MemberKey::new(command.project.as_str(), command.member.as_str()).to_string().into_bytes();
-    Ok(Append { topic: Topic::Members, key, payload: encode(command)?, headers: Vec::new() })
-}
-
 /// By partition of `members`, the offset up to which commands are to be applied (exclusive).
 pub(super) type Ends = BTreeMap<u32, u64>;
 
@@ -315,8 +308,8 @@ impl Shared {
     }
 
     /// Appends a command and returns its offset.
-    async fn command(&self, command: &MemberCommand) -> Result<i64, Problem> {
-        let positions = self.api.log.append(vec![append(command)?]).await?;
+    async fn command(&self, command: MemberCommand) -> Result<i64, Problem> {
+        let positions = self.api.log.append(vec![Append::of(&Record::Member(command))?]).await?;
         positions.first().and_then(|p| i64::try_from(p.offset).ok()).ok_or_else(Problem::internal)
     }
 

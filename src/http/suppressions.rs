@@ -7,7 +7,7 @@ use super::{
     auth::{Caller, Scope},
     extract::{Params, Segment},
     imports::{self, Batch, ImportQuery, ImportReport},
-    members::{Ends, append},
+    members::Ends,
     problem::{FieldError, Problem, ProblemDocument},
     profile,
     rows::{SUPPRESSION_COLUMNS, SUPPRESSIONS, Sheet},
@@ -21,10 +21,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bellwether_connectors::log::Append;
 use bellwether_schemas::{
     Channel, Timestamp, Topic,
     channel::UnknownName,
-    records::{MemberAction, MemberCommand},
+    records::{MemberAction, MemberCommand, Record},
     rows::{Read, Row, Span, Write},
     tables::{AddressRow, SUPPRESSION_SHARDS, SuppressionRow},
 };
@@ -550,7 +551,7 @@ impl Shared {
         let in_time = self.applied(&present, deadline).await;
         let mut appends = Vec::new();
         for (row, member) in self.sharing(rows).await? {
-            let command = MemberCommand {
+            let command = Record::Member(MemberCommand {
                 project: row.project.clone(),
                 member,
                 at: self.now(),
@@ -560,8 +561,8 @@ impl Shared {
                 channel: Some(channel(&row.channel)?),
                 address: Some(row.address.clone()),
                 reason: (!row.reason.is_empty()).then(|| row.reason.clone()),
-            };
-            appends.push(append(&command)?);
+            });
+            appends.push(Append::of(&command)?);
         }
         Ok((in_time, self.say(appends).await?))
     }

@@ -113,31 +113,29 @@ struct Findings {
     remarks: Vec<Finding>,
 }
 
+/// Line and column in a text, from 1, where they are known.
+type At = (Option<u32>, Option<u32>);
+
+fn finding(
+    path: impl Into<String>,
+    (line, column): At,
+    problem: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Finding {
+    Finding { path: path.into(), line, column, problem: problem.into(), remedy: remedy.into() }
+}
+
 impl Findings {
     fn add(&mut self, path: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) {
         self.at(path, (None, None), problem, remedy);
     }
 
-    fn at(
-        &mut self,
-        path: impl Into<String>,
-        (line, column): (Option<u32>, Option<u32>),
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        let (path, problem, remedy) = (path.into(), problem.into(), remedy.into());
-        self.wrong.push(Finding { path, line, column, problem, remedy });
+    fn at(&mut self, path: impl Into<String>, place: At, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.wrong.push(finding(path, place, problem, remedy));
     }
 
-    fn remark(
-        &mut self,
-        path: impl Into<String>,
-        (line, column): (Option<u32>, Option<u32>),
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        let (path, problem, remedy) = (path.into(), problem.into(), remedy.into());
-        self.remarks.push(Finding { path, line, column, problem, remedy });
+    fn remark(&mut self, path: impl Into<String>, place: At, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.remarks.push(finding(path, place, problem, remedy));
     }
 
     /// Something wrong with a text, or with a part that it uses.
