@@ -5,7 +5,7 @@ use anyhow::{Context as _, bail};
 use std::{
     fs::{self, File},
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -46,7 +46,7 @@ impl Process {
     /// Whether the process of the pid file lives. A pid may be anybody's after a reboot: where `/proc` tells, its working folder must be ours.
     pub(super) fn is_alive(&self) -> bool {
         let Some(pid) = self.pid() else { return false };
-        if PathBuf::from("/proc/self").exists() {
+        if Path::new("/proc/self").exists() {
             // A process that ended, but was not waited for by its parent, has no folder any more.
             return fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == self.folder);
         }
@@ -86,13 +86,16 @@ impl Process {
 }
 
 /// Whether nothing is left of a process, but for its parent to be told. Only then are its ports and files free: threads end one by one, and they
-/// lose their folder before they let go of what is open.
+/// lose their folder before they let go of what is open. The first thread counts the others, so nothing is asked of those: a walk over them ends
+/// early where one goes away meanwhile.
 fn has_ended(pid: u32) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+    if !Path::new("/proc/self").exists() {
         return signals::send(&pid.to_string(), "0").is_err();
-    };
-    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-    threads.flatten().map(status).all(|status| status.is_empty() || status.contains("\nState:\tZ"))
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let of = |field: &str| status.lines().find_map(|line| line.strip_prefix(field)).map(str::trim);
+    status.is_empty()
+        || of("State:").is_some_and(|state| state.starts_with('Z')) && matches!(of("Threads:"), None | Some("0" | "1"))
 }
 
 fn tail(text: &str, lines: usize) -> String {
