@@ -17,6 +17,7 @@ use crate::{
 };
 use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
+use axum::http::uri::PathAndQuery;
 use bellwether_connectors::channels::{
     self, Accepted, KINDS, Message, SendError, Sink, apns, fcm, smtp, telegram, web_push,
 };
@@ -28,6 +29,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
+use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Messages through the pipeline before anything is measured: connections are open then, and one call is known to be made again.
 const WARM_UP: u64 = 1_000;
@@ -49,11 +51,11 @@ pub async fn run(asked: &Channel) -> anyhow::Result<Vec<Figure>> {
 
 async fn to_receiver(kind: &'static str, asked: &Channel) -> anyhow::Result<Vec<Figure>> {
     let folder = tempfile::tempdir()?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(RECEIVER).enable_all().build()?;
-    let options = HttpOptions { keep: 0, max_concurrent: asked.in_flight as usize * 2, ..HttpOptions::default() };
+    let threads = Threads::start()?;
+    // A client keeps more connections open than it has calls in flight, and up to two clients live at once.
+    let options = HttpOptions { keep: 0, max_concurrent: asked.in_flight as usize * 8, ..HttpOptions::default() };
     let path = folder.path().to_owned();
-    let accounts = runtime.spawn(async move { Accounts::open(&path, &options).await }).await??;
+    let accounts = threads.handle()?.spawn(async move { Accounts::open(&path, &options).await }).await??;
     let mut settings = accounts.settings(kind);
     settings.insert("timeout_seconds".into(), 60.into());
     let addresses = addresses(kind, &accounts)?;
@@ -63,17 +65,38 @@ async fn to_receiver(kind: &'static str, asked: &Channel) -> anyhow::Result<Vec<
     pipeline(asked, &load, WARM_UP, &watch).await?.1.end().await?;
     let call = accounts.receiver(kind).and_then(|receiver| receiver.last_call()).context("nothing arrived")?;
     let client = client(kind)?;
-    let url = format!("{}{}", accounts.receiver(kind).context("no receiver")?.url(), call.uri);
+    let path = call.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let url = format!("{}{path}", accounts.receiver(kind).context("no receiver")?.url());
     let raw = measured(format!("reqwest, {} in flight, {} B", asked.in_flight, call.body.len()), asked, async |_| {
         again(&client, &url, &call).await
     })
     .await?;
+    drop(client);
     let alone = connector(asked, &load, &watch).await?;
     let figures = vec![raw, alone];
-    let figures = with_pipeline(asked, &load, &watch, figures).await;
-    drop(accounts);
-    runtime.shutdown_background();
-    figures
+    with_pipeline(asked, &load, &watch, figures).await
+}
+
+/// The receiver's own threads. They end without being waited for, which nobody may do here.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> std::io::Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(1).thread_name(RECEIVER).enable_all().build().map(|runtime| Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> anyhow::Result<&Handle> {
+        self.0.as_ref().map(Runtime::handle).context("the receiver's threads have ended")
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Drains to smtp-sink, after smtp-source has sent it as many.

@@ -104,7 +104,7 @@ pub(super) async fn drain(
         document: document.to_string(),
     };
     log.append(vec![append(Topic::Definitions, PROJECT.as_bytes().to_vec(), encode(&set)?)]).await?;
-    let members: Vec<u64> = (0..MEMBERS.min(messages)).collect();
+    let members: Vec<u64> = (0..MEMBERS).collect();
     for some in members.chunks(500) {
         let row = |n: &u64| profile(*n, channel, &load.addresses, clock.now()).put_fenced(1);
         store.write(some.iter().map(row).collect()).await?;
