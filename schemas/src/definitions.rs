@@ -189,9 +189,6 @@ pub struct Tracking {
 }
 
 impl Tracking {
-    /// What a text says in place of `{{ unsubscribe_url }}` until the delivery's own link takes its place. It needs no escaping in any text.
-    pub const UNSUBSCRIBE_PLACE: &str = "unsubscribe-url.bellwether.invalid";
-
     /// [`Self::channels`] where it is absent: all that have links but SMS, whose length costs money.
     #[must_use]
     pub fn default_channels() -> Vec<Channel> {

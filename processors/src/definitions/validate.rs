@@ -388,7 +388,7 @@ fn templates(document: &Definitions, findings: &mut Findings) -> Content {
     check_parts(document, &parts, findings);
     let mut content = Content::new(&document.project.default_locale);
     if document.project.tracking.is_some() {
-        content.offer_unsubscribe();
+        content.offer_links();
     }
     for (name, template) in &document.templates {
         let path = format!("templates.{name}");
