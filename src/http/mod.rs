@@ -224,6 +224,8 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/t/{project}/o/{token}", &["get"]),
     ("/t/{project}/d/{token}", &["post"]),
     ("/t/{project}/u/{token}", &["get", "post"]),
+    ("/t/{project}/p/{token}", &["get", "post"]),
+    ("/t/{project}/v/{token}", &["get", "post"]),
     ("/livez", &["get"]),
     ("/readyz", &["get"]),
     ("/metrics", &["get"]),
@@ -270,6 +272,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/t/{project}/o/{token}", get(tracking::open))
         .route("/t/{project}/d/{token}", post(tracking::delivered).options(links::preflight))
         .route("/t/{project}/u/{token}", get(tracking::ask).post(tracking::unsubscribe))
+        .route("/t/{project}/p/{token}", get(tracking::preferences::show).post(tracking::preferences::save))
+        .route("/t/{project}/v/{token}", get(tracking::confirm::ask).post(tracking::confirm::confirm))
         .layer(from_fn_with_state(Arc::clone(&shared), bounded_memory))
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))

@@ -30,6 +30,8 @@ use utoipa::{
         super::webhooks::receive, super::webhooks::subscribe,
         super::tracking::follow, super::tracking::clicked, super::tracking::open, super::tracking::delivered,
         super::tracking::ask, super::tracking::unsubscribe,
+        super::tracking::preferences::show, super::tracking::preferences::save,
+        super::tracking::confirm::ask, super::tracking::confirm::confirm,
         super::probes::live, super::probes::ready, super::probes::metrics,
         document,
     ),

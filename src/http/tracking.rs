@@ -1,10 +1,15 @@
 //! `/t/{project}/…/{token}`: what the links in messages lead to. A token says all that a receipt needs (`connectors::tracking`), so nothing is
 //! looked up; the receipt is on the log before the answer (law 1). Takes no key: the token is the permission, and says what it is for.
 //!
-//! Who reads is told apart by [`machines`]; the pages that a reader sees are [`page`].
+//! Who reads is told apart by [`machines`]; the pages that a reader sees are [`page`]. Two links lead to a member's own matters, and read the
+//! store for it (`visit`): [`preferences`], with its [`choices`], and [`confirm`].
 
+pub mod choices;
+pub mod confirm;
 pub mod machines;
 pub mod page;
+pub mod preferences;
+mod visit;
 
 use self::page::Language;
 use super::{
@@ -13,6 +18,7 @@ use super::{
     links::to_any_page,
     problem::{Problem, ProblemDocument},
 };
+use crate::tracking::Tracker;
 use axum::{
     body::Body,
     extract::State,
@@ -48,11 +54,13 @@ pub enum Tracked {
     Person,
     /// A machine's; its receipt is on the log.
     Machine,
-    /// Somebody looked at the page that unsubscribes, which changes nothing.
+    /// Somebody looked at a page, which changes nothing.
     Page,
+    /// A form that was none of the page's; nothing is changed.
+    Refused,
     /// No link of ours.
     Unreadable,
-    /// The log did not take the receipt.
+    /// The log did not take it, or the store did not answer.
     Unavailable,
 }
 
@@ -64,6 +72,7 @@ impl Tracked {
             Self::Person => "person",
             Self::Machine => "machine",
             Self::Page => "page",
+            Self::Refused => "refused",
             Self::Unreadable => "unreadable",
             Self::Unavailable => "unavailable",
         }
@@ -179,7 +188,8 @@ pub async fn ask(
     let language = shared.language(&project, &headers);
     let Some(link) = shared.opened(&project, Purpose::Unsubscribe, &token) else { return unreadable(language) };
     shared.api.observer.tracked(Purpose::Unsubscribe, Tracked::Page);
-    answer(StatusCode::OK, page::ask(language, link.channel, &project))
+    let preferences = shared.beside(&link);
+    answer(StatusCode::OK, page::ask(language, link.channel, &project, preferences.as_deref()))
 }
 
 /// Unsubscribes by one click (RFC 8058): the page's button, or the mail provider's. Whatever else the body says: nothing but a wish to
@@ -206,22 +216,29 @@ pub async fn unsubscribe(
     if let Err(problem) = shared.read(&headers, body, MAX_FORM).await {
         return problem.into_response();
     }
-    let channel = link.channel;
+    let (channel, preferences) = (link.channel, shared.beside(&link));
     match shared.note(Purpose::Unsubscribe, link, ReceiptKind::OptedOut).await {
-        Ok(()) => answer(StatusCode::OK, page::done(language, channel, &project)),
+        Ok(()) => answer(StatusCode::OK, page::done(language, channel, &project, preferences.as_deref())),
         Err(_) => answer(StatusCode::SERVICE_UNAVAILABLE, page::later(language, None)),
     }
 }
 
 impl Shared {
+    /// What makes and opens the links of a project; `None` where it does not track, or cannot now.
+    fn tracker(&self, project: &str) -> Option<Arc<Tracker>> {
+        let project = self.definitions(project)?;
+        let tracker = self.trackers.of(&project);
+        tracker.inspect_err(|error| tracing::error!(project = project.project, %error, "links cannot be read")).ok()?
+    }
+
+    /// Where whoever has this link chooses what to get.
+    fn beside(&self, link: &Link) -> Option<String> {
+        self.tracker(&link.reference.project)?.url(Purpose::Preferences, link)
+    }
+
     /// What a token carries; `None`, and counted, where it is none of ours.
     fn opened(&self, project: &str, purpose: Purpose, token: &str) -> Option<Link> {
-        let tracker = self.definitions(project).and_then(|project| {
-            let tracker = self.trackers.of(&project);
-            tracker
-                .inspect_err(|error| tracing::error!(project = project.project, %error, "links cannot be read"))
-                .ok()?
-        });
+        let tracker = self.tracker(project);
         let link = tracker.and_then(|tracker| tracker.keys().open(purpose, token).ok());
         if link.is_none() {
             self.api.observer.tracked(purpose, Tracked::Unreadable);
