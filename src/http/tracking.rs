@@ -326,13 +326,23 @@ mod tests {
         records::{Receipt, ReceiptKind},
     };
     use reqwest::Method;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use std::sync::atomic::Ordering::SeqCst;
 
     const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:131.0) Gecko/20100101 Firefox/131.0";
 
-    /// A house whose project tracks, and the path of a link of each purpose.
-    async fn tracked() -> (House, impl Fn(Purpose) -> String) {
+    /// Categories of each kind of consent.
+    pub(super) fn categories() -> Value {
+        let title = |en: &str, es: &str, pt: &str| json!({"en": en, "es": es, "pt": pt});
+        json!({
+            "news": {"title": title("Newsletter", "Boletín", "Boletim"), "consent": "required"},
+            "orders": {"title": title("Orders", "Pedidos", "Pedidos"), "consent": "assumed"},
+            "security": {"title": title("Security", "Seguridad", "Segurança"), "consent": "unrefusable"},
+        })
+    }
+
+    /// A house whose project tracks and has categories, and the path of a link of each purpose.
+    pub(super) async fn tracked() -> (House, impl Fn(Purpose) -> String) {
         let house = House::new().await;
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("key");
@@ -340,13 +350,14 @@ mod tests {
         let settings = json!({"base_url": "https://l.example", "key": Secret::File(key)});
         let mut document = serde_json::to_value(shop()).unwrap();
         document["project"]["tracking"] = settings.clone();
+        document["project"]["categories"] = categories();
         assert_eq!(house.put("/v1/definitions", &document).await.status, 200);
         let tracker = Tracker::new("shop", &serde_json::from_value::<Tracking>(settings).unwrap()).unwrap();
         let path = move |purpose| {
             // The key is fetched once a version: it must be there for as long as nothing was asked.
             let _ = &folder;
             let reference = Reference {
-                delivery: DeliveryId::default(),
+                delivery: DeliveryId::derive(NotificationId::default(), Channel::Email, "anna@example.org"),
                 notification: NotificationId::default(),
                 project: "shop".into(),
                 member: "anna".into(),

@@ -223,3 +223,177 @@ fn title(project: &Compiled, name: &str, category: &Category, profile: &Profile,
     let own = profile.locale.as_deref().filter(|locale| Language::of_locale(locale) == Some(language));
     category.title.of(Some(own.unwrap_or(language.name()))).to_owned()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        definitions::check_provider,
+        http::{test_support::shop, tracking::tests::categories},
+    };
+    use bellwether_processors::consent::say;
+    use bellwether_schemas::{
+        Timestamp,
+        member::{Address, ByCategory},
+    };
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn project() -> Compiled {
+        let mut document = shop();
+        document.project.categories = serde_json::from_value(categories()).unwrap();
+        Compiled::new(document, 1, &check_provider).unwrap()
+    }
+
+    /// A member with an e-mail address and a phone, who said this.
+    fn profile(opt_ins: Value) -> Profile {
+        let at = |address: &str| vec![Address::active(address.into(), Timestamp(0))];
+        Profile {
+            addresses: [(Channel::Email, at("anna@example.org")), (Channel::Sms, at("+4915112345678"))].into(),
+            opt_ins: serde_json::from_value(opt_ins).unwrap(),
+            ..Profile::default()
+        }
+    }
+
+    fn choices(profile: &Profile) -> Choices {
+        Choices::of(&project(), profile, Language::En)
+    }
+
+    /// The boxes of a channel: `+` on, `-` off, `!` always on.
+    fn shown(choices: &Choices, channel: Channel) -> String {
+        let (_, boxes) = choices.0.iter().find(|(known, _)| *known == channel).unwrap();
+        let mark = |choice: &Choice| match (choice.is_fixed, choice.is_on) {
+            (true, _) => '!',
+            (false, true) => '+',
+            (false, false) => '-',
+        };
+        boxes.iter().map(|choice| format!("{}{} ", choice.category, mark(choice))).collect::<String>().trim().to_owned()
+    }
+
+    fn read(profile: &Profile, form: &str) -> Result<Wish, Misfit> {
+        let pairs = form.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        choices(profile).read(&pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect::<Vec<_>>())
+    }
+
+    fn stated(profile: &Profile, form: &str) -> Vec<String> {
+        let wish = read(profile, form).unwrap();
+        let say = |Statement { channel, category, is_wanted, shown }| {
+            let category = category.unwrap_or_else(|| ByCategory::WHOLE.to_owned());
+            format!("{channel} {category} {is_wanted}: {shown}")
+        };
+        choices(profile).statements(&wish, profile, "Leave").into_iter().map(say).collect()
+    }
+
+    #[test]
+    fn a_box_shows_what_the_category_and_the_member_say() {
+        for (opt_ins, boxes) in [
+            (json!({}), "marketing- news- orders+ security! transactional+"),
+            (json!({"email": true}), "marketing+ news+ orders+ security! transactional+"),
+            (json!({"email": false}), "marketing- news- orders- security! transactional-"),
+            (json!({"email": {"news": true, "orders": false}}), "marketing- news+ orders- security! transactional+"),
+            (json!({"email": {"*": true, "news": false}}), "marketing+ news- orders+ security! transactional+"),
+            (
+                json!({"email": {"*": false, "news": true, "security": false}}),
+                "marketing- news- orders- security! transactional-",
+            ),
+            (json!({"sms": true}), "marketing- news- orders+ security! transactional+"),
+        ] {
+            assert_eq!(shown(&choices(&profile(opt_ins.clone())), Channel::Email), boxes, "{opt_ins}");
+        }
+        let nobody = Profile { addresses: [(Channel::Email, Vec::new())].into(), ..Profile::default() };
+        assert!(choices(&nobody).is_empty(), "a channel without an address has no boxes");
+    }
+
+    #[test]
+    fn titles_are_in_the_members_locale_or_else_in_the_pages_language() {
+        let title = |locale: Option<&str>, language| {
+            let profile = Profile { locale: locale.map(Into::into), ..profile(json!({})) };
+            let choices = Choices::of(&project(), &profile, language);
+            choices.0[0].1[..2].iter().map(|choice| choice.title.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(title(Some("es-AR"), Language::Es), ["Novedades y ofertas", "Boletín"]);
+        assert_eq!(title(Some("de"), Language::Pt), ["Novidades e ofertas", "Boletim"]);
+        assert_eq!(title(None, Language::En), ["News and offers", "Newsletter"]);
+    }
+
+    #[test]
+    fn only_what_was_changed_is_stated() {
+        let nothing: [&str; 0] = [];
+        let silent = profile(json!({}));
+        let refused = profile(json!({"sms": false}));
+        assert_eq!(stated(&silent, "was.email.news=off&was.sms.orders=on&is.sms.orders=on&do=save"), nothing);
+        assert_eq!(
+            stated(&silent, "was.email.news=off&is.email.news=on&was.email.orders=on&was.sms.news=off&do=save"),
+            ["email news true: Newsletter", "email orders false: Orders"]
+        );
+        // Another page changed the box meanwhile: this one, which nobody touched, does not undo it.
+        let changed_elsewhere = profile(json!({"email": {"news": true}}));
+        assert_eq!(stated(&changed_elsewhere, "was.email.news=off&do=save"), nothing);
+        assert_eq!(
+            stated(&refused, "was.sms.news=off&is.sms.news=on&was.sms.orders=off&do=save"),
+            [
+                "sms marketing false: News and offers",
+                "sms news true: Newsletter",
+                "sms orders false: Orders",
+                "sms transactional false: About your account and your orders",
+            ],
+            "the channel is refused no more, and what stays empty is refused by name"
+        );
+        let left = stated(&silent, "do=leave&was.email.news=off&is.email.news=on");
+        assert_eq!(
+            left[..3],
+            ["email * false: Leave", "email marketing false: News and offers", "email news false: Newsletter"]
+        );
+        assert_eq!(
+            left.len(),
+            10,
+            "two channels, each as a whole and by its four categories that can be refused: {left:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_field_of_the_page_is_named() {
+        for (form, field) in [
+            ("", ""),
+            ("was.email.news=on", BUTTON),
+            ("do=delete", BUTTON),
+            ("do=save&was.fax.news=on", "was.fax.news"),
+            ("do=save&was.email.nwes=on", "was.email.nwes"),
+            ("do=save&was.telegram.news=on", "was.telegram.news"),
+            ("do=save&is.email.security=off", "is.email.security"),
+            ("do=save&is.email.news=on", "was.email.news"),
+            ("do=save&was.email.news=maybe", "was.email.news"),
+            ("do=save&was.email=on", "was.email"),
+            ("do=save&other=1", "other"),
+        ] {
+            assert_eq!(read(&profile(json!({})), form), Err(Misfit(field.into())), "{form}");
+        }
+    }
+
+    fn words() -> impl Strategy<Value = ByCategory> {
+        let said = || prop::option::of(any::<bool>());
+        let category = prop::sample::select(vec!["marketing", "news", "orders", "security", "transactional"]);
+        (said(), prop::collection::btree_map(category.prop_map(str::to_owned), any::<bool>(), 0..5))
+            .prop_map(|(all, categories)| ByCategory { all, categories })
+    }
+
+    proptest! {
+        /// What the page shows after a wish is what the profile says once the statements are applied.
+        #[test]
+        fn the_page_shows_what_will_be(email in words(), sms in words(), ticks in any::<u16>(), leaves in prop::bool::weighted(0.2)) {
+            let mut member = Profile { opt_ins: [(Channel::Email, email), (Channel::Sms, sms)].into(), ..profile(json!({})) };
+            let before = choices(&member);
+            let boxes = before.0.iter().flat_map(|(channel, boxes)| boxes.iter().map(|choice| (*channel, choice.clone())));
+            let changes = boxes.filter(|(_, choice)| !choice.is_fixed).enumerate().filter_map(|(n, (channel, choice))| {
+                let is_on = ticks >> n & 1 == 1;
+                (is_on != choice.is_on).then_some(Change { channel, category: choice.category, is_on })
+            });
+            let wish = if leaves { Wish::Leave } else { Wish::Save(changes.collect()) };
+            for Statement { channel, category, is_wanted, .. } in before.statements(&wish, &member, "Leave") {
+                say(&mut member.opt_ins, channel, category.as_deref().unwrap_or(ByCategory::WHOLE), Some(is_wanted));
+            }
+            prop_assert_eq!(choices(&member), before.after(&wish));
+        }
+    }
+}

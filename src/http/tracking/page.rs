@@ -179,6 +179,7 @@ fn escaped(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -197,13 +198,41 @@ mod tests {
         }
     }
 
+    /// Contrast of two colours, `rrggbb` (WCAG 2.2, "contrast ratio").
+    fn contrast(one: &str, other: &str) -> f64 {
+        let luminance = |colour: &str| {
+            let part = |at: usize, weight: f64| {
+                let part = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+                weight * if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+            };
+            part(0, 0.2126) + part(2, 0.7152) + part(4, 0.0722) + 0.05
+        };
+        let (one, other) = (luminance(one), luminance(other));
+        one.max(other) / one.min(other)
+    }
+
+    #[test]
+    fn colours_are_told_apart_by_day_and_by_night() {
+        assert!((contrast("ffffff", "000000") - 21.0).abs() < 1e-9);
+        let (day, night) = STYLE.split_once("@media(prefers-color-scheme:dark)").unwrap();
+        for (scheme, name) in [(day, "day"), (night, "night")] {
+            let colour = |name: &str| scheme.split_once(&format!("--{name}:#")).unwrap().1.get(..6).unwrap();
+            for (front, back, least) in
+                [("ink", "paper", 4.5), ("accent", "paper", 4.5), ("onaccent", "accent", 4.5), ("line", "paper", 3.0)]
+            {
+                let found = contrast(colour(front), colour(back));
+                assert!(found >= least, "{front} on {back} by {name}: {found}");
+            }
+        }
+    }
+
     #[test]
     fn pages_are_whole_in_every_language() {
         let mut all = String::new();
         for (name, language) in Language::ALL {
             for html in [
-                ask(language, Channel::Email, "shop"),
-                done(language, Channel::WebPush, "shop"),
+                ask(language, Channel::Email, "shop", Some("https://l.example/p")),
+                done(language, Channel::WebPush, "shop", None),
                 unknown(language),
                 later(language, Some("https://shop.example/?a=1&b=\"2\"")),
             ] {

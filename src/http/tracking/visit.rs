@@ -15,16 +15,13 @@ use bellwether_connectors::{
     log::Append,
     tracking::{Link, Purpose},
 };
-use bellwether_processors::definitions::Compiled;
+use bellwether_processors::{consent::VIA, definitions::Compiled};
 use bellwether_schemas::{
     Channel,
     member::Profile,
     records::{MemberAction, MemberCommand, Record},
 };
 use std::sync::Arc;
-
-/// Who commands on these pages.
-const ACTOR: &str = "member";
 
 /// A reader whose link opens.
 pub(super) struct Visit {
@@ -55,19 +52,19 @@ impl Closed {
 }
 
 impl Visit {
-    /// What the member asks for on a page, as a command; `proof` says what was shown.
+    /// What the member asks for by this way, as a command; `proof` says what was shown.
     pub(super) fn command(
         &self,
         shared: &Shared,
         action: MemberAction,
         channel: Channel,
-        proof: String,
+        (way, proof): (&str, String),
     ) -> MemberCommand {
         MemberCommand {
             project: self.project.project.clone(),
             member: self.link.reference.member.clone(),
             at: shared.now(),
-            actor: ACTOR.into(),
+            actor: format!("member{VIA}{way}"),
             action,
             patch: None,
             channel: Some(channel),

@@ -139,6 +139,7 @@ pub fn out_of_date(language: Language, field: &str) -> String {
         }
     };
     // The form was posted to the page's own address.
+    let field: String = field.chars().take(100).collect();
     page(language, title, &format!("{text}: {field}"), &format!(r#"<p><a href="">{again}</a></p>"#))
 }
 
@@ -185,4 +186,75 @@ pub fn confirmed(language: Language) -> String {
         Language::Pt => ("Obrigado", "Seu endereço está confirmado."),
     };
     page(language, title, text, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choices() -> Choices {
+        let choice = |category: &str, is_on, is_fixed| Choice {
+            category: category.into(),
+            title: format!("<{category}>"),
+            is_on,
+            is_fixed,
+        };
+        let boxes = vec![choice("news", true, false), choice("orders", false, false), choice("security", true, true)];
+        Choices(Channel::ALL.map(|channel| (channel, boxes.clone())).into())
+    }
+
+    /// Every page about a member's matters.
+    fn pages(language: Language) -> Vec<String> {
+        vec![
+            preferences(language, "shop", &choices(), None),
+            preferences(language, "shop", &choices(), Some(&Wish::Save(Vec::new()))),
+            preferences(language, "shop", &choices(), Some(&Wish::Leave)),
+            preferences(language, "shop", &Choices(Vec::new()), None),
+            out_of_date(language, "was.email.<news>"),
+            not_saved(language),
+            confirm(language, "a***@example.org", "shop"),
+            confirmed(language),
+        ]
+    }
+
+    #[test]
+    fn every_page_is_whole_in_every_language_and_has_no_script() {
+        let [english, spanish, portuguese] = Language::ALL.map(|(_, language)| pages(language));
+        for ((english, spanish), portuguese) in english.iter().zip(&spanish).zip(&portuguese) {
+            assert!(english != spanish && spanish != portuguese && portuguese != english, "{english}");
+        }
+        for (name, language) in Language::ALL {
+            for html in pages(language) {
+                assert!(html.contains(&format!("<html lang=\"{name}\">")) && html.contains("width=device-width"));
+                assert!(html.matches("<h1>").count() == 1 && !html.contains("<script"), "{html}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_box_has_a_label_and_every_group_a_legend() {
+        for (_, language) in Language::ALL {
+            let html = preferences(language, "shop", &choices(), None);
+            let labelled = html.matches(r#"<label><input type="checkbox""#).count();
+            let all = html.matches("<input").count() - html.matches(r#"<input type="hidden""#).count();
+            assert_eq!((labelled, all), (21, 21), "{html}");
+            assert_eq!(html.matches("<fieldset><legend>").count(), 7);
+            assert_eq!(html.matches(&format!("<small>{}", always(language))).count(), 7, "each says why it is fixed");
+            assert!(html.contains("&lt;news&gt;") && !html.contains("<news>"), "{html}");
+        }
+    }
+
+    #[test]
+    fn the_form_carries_what_it_shows() {
+        let boxes = &choices().0[0].1;
+        assert_eq!(
+            fieldset(Language::En, Channel::Email, &boxes[..2]),
+            "<fieldset><legend>E-mail</legend>\
+             <input type=\"hidden\" name=\"was.email.news\" value=\"on\">\
+             <label><input type=\"checkbox\" name=\"is.email.news\" value=\"on\" checked><span>&lt;news&gt;</span></label>\
+             <input type=\"hidden\" name=\"was.email.orders\" value=\"off\">\
+             <label><input type=\"checkbox\" name=\"is.email.orders\" value=\"on\"><span>&lt;orders&gt;</span></label>\
+             </fieldset>"
+        );
+    }
 }
