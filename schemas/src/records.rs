@@ -26,6 +26,9 @@ pub struct Event {
 }
 
 impl Event {
+    /// The type of the event by which we tell that an address is to be confirmed, so that a flow can send the letter. Its data: `address`.
+    pub const UNCONFIRMED: &str = "bellwether.address.unconfirmed";
+
     /// The id that everything caused by this event derives from.
     #[must_use]
     pub fn event_id(&self) -> EventId {
