@@ -8,7 +8,7 @@ mod occasions;
 mod schema;
 mod validate;
 
-pub use names::{canonical_locale, did_you_mean, is_project_name, nearest};
+pub use names::{canonical_locale, did_you_mean, is_project_name, name_problem, nearest};
 pub use occasions::Occasion;
 pub use schema::Misfit;
 

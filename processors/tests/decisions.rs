@@ -95,7 +95,7 @@ fn the_router_reads_as_a_specification() {
     type Row = (&'static str, Notification, Profile, Outcome, Option<Channel>);
     let reachable = || profile(Some(Active), Some(Active));
     let opted = |mut p: Profile, choices: &[(Channel, bool)]| {
-        p.opt_ins.extend(choices.iter().copied());
+        p.opt_ins.extend(choices.iter().map(|(channel, said)| (*channel, (*said).into())));
         p
     };
     let prefers = |mut p: Profile, channel| {
@@ -386,6 +386,8 @@ fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
         channel: None,
         address: None,
         reason: None,
+        category: None,
+        proof: None,
     };
     let commands = [upsert(r#"{"email":"m@example.com"}"#), suppress.clone(), upsert(r#"{"email":"m@example.com"}"#)];
     let state = |facts: &Facts| {
@@ -394,18 +396,19 @@ fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
         Profile::from_row(&row).unwrap().addresses[&Channel::Email][0].state
     };
     for (offset, command) in commands.into_iter().enumerate() {
-        step(&Members, &mut facts, position(Topic::Members, offset as u64), command);
+        step(&Members::default(), &mut facts, position(Topic::Members, offset as u64), command);
     }
     assert_eq!(state(&facts), AddressState::Suppressed);
-    let redelivered = step(&Members, &mut facts, position(Topic::Members, 0), upsert(r#"{"email":"old@example.com"}"#));
+    let redelivered =
+        step(&Members::default(), &mut facts, position(Topic::Members, 0), upsert(r#"{"email":"old@example.com"}"#));
     assert_eq!(redelivered, Output::default(), "an older command comes too late");
-    let again = step(&Members, &mut facts, position(Topic::Members, 2), upsert(r#"{"addresses":{}}"#));
+    let again = step(&Members::default(), &mut facts, position(Topic::Members, 2), upsert(r#"{"addresses":{}}"#));
     let index = AddressRow::key("shop", "email", "m@example.com", "m");
     assert!(
         matches!(&again.rows[..], [Write::Put(cells)] if cells.key == index),
         "the index is written again: {again:?}"
     );
-    step(&Members, &mut facts, position(Topic::Members, 3), upsert(r#"{"email":"new@example.com"}"#));
+    step(&Members::default(), &mut facts, position(Topic::Members, 3), upsert(r#"{"email":"new@example.com"}"#));
     assert_eq!(state(&facts), AddressState::Active);
 }
 
@@ -423,6 +426,8 @@ fn about(member: &str, action: MemberAction, address: &str) -> MemberCommand {
         channel: (!upsert).then_some(Channel::Email),
         address: (!upsert).then(|| address.into()),
         reason: (action == MemberAction::Suppress).then(|| "550".into()),
+        category: None,
+        proof: None,
     }
 }
 
@@ -455,7 +460,7 @@ fn a_suppressed_address_outlives_the_member_and_is_met_by_the_next() {
     let mut offset = 0;
     let mut does = |facts: &mut Facts, member: &str, action| {
         offset += 1;
-        step(&Members, facts, position(Topic::Members, offset), about(member, action, DEAD))
+        step(&Members::default(), facts, position(Topic::Members, offset), about(member, action, DEAD))
     };
     does(&mut facts, "m", Upsert);
     does(&mut facts, "m", Suppress);
@@ -495,11 +500,11 @@ fn an_address_that_misses_three_in_a_row_within_thirty_days_rests_until_it_is_he
         ("and revives", &[(Missed, 0), (Missed, 1), (Missed, 2), (Heard, 3)], Active),
     ] {
         let mut facts = Facts::default();
-        step(&Members, &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
+        step(&Members::default(), &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
         for (offset, (action, day)) in (1..).zip(history) {
             let at = NOW.plus(Duration::from_secs(day * 24 * 3_600));
             let command = MemberCommand { at, ..about("m", *action, DEAD) };
-            step(&Members, &mut facts, position(Topic::Members, offset), command);
+            step(&Members::default(), &mut facts, position(Topic::Members, offset), command);
         }
         assert_eq!(stands(&facts, "m"), Some(state), "{sentence}");
         assert_eq!(on_the_list(&facts), None, "{sentence}: it is the member's own, and no suppression");
@@ -521,8 +526,8 @@ fn the_first_word_about_an_address_stands_and_is_what_profiles_copy() {
         since: first,
     };
     facts.apply(&[row.clone().put()]);
-    step(&Members, &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
-    step(&Members, &mut facts, position(Topic::Members, 1), about("m", Suppress, DEAD));
+    step(&Members::default(), &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
+    step(&Members::default(), &mut facts, position(Topic::Members, 1), about("m", Suppress, DEAD));
     assert_eq!(on_the_list(&facts), Some(row));
     let member = facts.one::<MemberRow>(&MemberRow::read_one("shop", "m", "profile", "")).unwrap().unwrap();
     let address = &Profile::from_row(&member).unwrap().addresses[&Channel::Email][0];
@@ -533,19 +538,19 @@ fn the_first_word_about_an_address_stands_and_is_what_profiles_copy() {
 fn a_redelivered_suppression_says_all_of_it_again() {
     use MemberAction::{Suppress, Upsert};
     let mut facts = Facts::default();
-    step(&Members, &mut facts, position(Topic::Members, 0), about("n", Upsert, DEAD));
-    step(&Members, &mut facts, position(Topic::Members, 1), about("m", Upsert, DEAD));
+    step(&Members::default(), &mut facts, position(Topic::Members, 0), about("n", Upsert, DEAD));
+    step(&Members::default(), &mut facts, position(Topic::Members, 1), about("m", Upsert, DEAD));
     let at = position(Topic::Members, 2);
-    step(&Members, &mut facts, at, about("m", Suppress, DEAD));
+    step(&Members::default(), &mut facts, at, about("m", Suppress, DEAD));
     // The process ended between the member's row and the list.
     let SuppressionRow { project, channel, shard, address, .. } = on_the_list(&facts).unwrap();
     let key = SuppressionRow::key(project, channel, shard, address);
     facts.apply(&[Write::Delete { table: SuppressionRow::TABLE, key, fence: None }]);
-    let again = step(&Members, &mut facts, at, about("m", Suppress, DEAD));
+    let again = step(&Members::default(), &mut facts, at, about("m", Suppress, DEAD));
     assert!(on_the_list(&facts).is_some());
     assert_eq!(told(&again), [("n", Suppress)]);
     // Or between the list and the log.
-    assert_eq!(told(&step(&Members, &mut facts, at, about("m", Suppress, DEAD))), [("n", Suppress)]);
+    assert_eq!(told(&step(&Members::default(), &mut facts, at, about("m", Suppress, DEAD))), [("n", Suppress)]);
 }
 
 #[test]
@@ -553,7 +558,7 @@ fn what_a_command_may_find_suppressed_is_read_for_it() {
     use MemberAction::{Delete, Heard, Suppress, Upsert};
     let tables = |command| {
         let incoming = Incoming { position: position(Topic::Members, 0), input: command };
-        let reads = Members.needs(&incoming, &Facts::default(), NOW);
+        let reads = Members::default().needs(&incoming, &Facts::default(), NOW);
         reads.into_iter().map(|read| read.table).collect::<Vec<_>>()
     };
     assert_eq!(tables(about("m", Upsert, DEAD)), ["members", "suppressions"]);

@@ -197,6 +197,11 @@ pub struct Receipt {
     pub address: Option<String>,
 }
 
+impl Receipt {
+    /// What [`Self::detail`] says where the member followed a link of ours to unsubscribe.
+    pub const BY_LINK: &str = "the member unsubscribed by the link";
+}
+
 /// What a receipt says. The order of [`ReceiptKind::rank`] is the order of a message's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
