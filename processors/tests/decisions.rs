@@ -16,7 +16,7 @@ use bellwether_schemas::{
     Channel, DeliveryId, EventId, Lane, NotificationId, Position, Timestamp, Topic,
     definitions::{Definitions, OnAmbiguous, Provider},
     ids::EntryId,
-    member::{Address, AddressState, Profile},
+    member::{Address, AddressState, ByCategory, Profile},
     records::{
         Delivery, ErrorKind, Event, MemberAction, MemberCommand, Notification, Outcome, Receipt, ReceiptKind, Record,
         Scheduled,
@@ -32,15 +32,25 @@ const NOW: Timestamp = Timestamp(1_772_359_200_000);
 fn project() -> Compiled {
     let mail = json!({"en": {"subject": "s", "text": "t"}});
     let document: Definitions = serde_json::from_value(json!({
-        "project": {"name": "shop", "default_locale": "en"},
+        "project": {"name": "shop", "default_locale": "en", "categories": {
+            "newsletter": {"title": "Newsletter", "consent": "required"},
+            "orders": {"title": {"en": "Orders", "es": "Pedidos"}, "consent": "assumed"},
+            "law": {"title": "What the law asks of us", "consent": "unrefusable"},
+        }},
         "providers": {"mail": {"kind": "email"}, "texts": {"kind": "sms"}},
         "templates": {
             "both": {"sample": {"total": 11.0}, "channels": {"email": mail, "sms": {"en": {"text": "t"}}}},
             "mail": {"channels": {"email": mail}},
         },
-        "flows": {"big": {
-            "on": "order", "when": "event.data.total > 10.0", "notify": {"template": "both", "lane": "transactional"},
-        }},
+        "flows": {
+            "big": {
+                "on": "order", "when": "event.data.total > 10.0", "notify": {"template": "both", "lane": "transactional"},
+            },
+            "tips": {"on": "tips", "notify": {"template": "both", "lane": "bulk"}},
+            "newsletter": {"on": "news", "notify": {"template": "both", "lane": "bulk", "category": "newsletter"}},
+            "orders": {"on": "paid", "notify": {"template": "both", "lane": "bulk", "category": "orders"}},
+            "law": {"on": "terms", "notify": {"template": "both", "lane": "transactional", "category": "law"}},
+        },
     }))
     .unwrap();
     Compiled::new(document, 1, &|kind, _| ProviderCheck { channel: kind.parse().ok(), ..ProviderCheck::default() })
@@ -55,7 +65,7 @@ fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notificatio
         member: "m".into(),
         event,
         event_type: "order".into(),
-        flow: "big".into(),
+        flow: if lane == Lane::Bulk { "tips" } else { "big" }.into(),
         flow_version: 1,
         step: 0,
         template: template.into(),
@@ -66,6 +76,16 @@ fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notificatio
         data: r#"{"total":11.0}"#.into(),
         round: 0,
     }
+}
+
+/// The same of another flow, whose name is its category's.
+fn of_category(flow: &str) -> Notification {
+    Notification { flow: flow.into(), ..notification("both", Lane::Bulk, &[]) }
+}
+
+/// What a member says by category; `*` is the whole channel.
+fn words(said: &[(&str, bool)]) -> ByCategory {
+    serde_json::from_value(said.iter().map(|(category, said)| ((*category).to_owned(), json!(said))).collect()).unwrap()
 }
 
 fn at(state: AddressState, address: &str) -> Vec<Address> {
@@ -89,7 +109,7 @@ const fn position(topic: Topic, offset: u64) -> Position {
 
 #[test]
 fn the_router_reads_as_a_specification() {
-    use AddressState::{Active, Suppressed};
+    use AddressState::{Active, Suppressed, Unconfirmed};
     use Channel::{Email, Sms};
     use Lane::{Bulk, Transactional};
     type Row = (&'static str, Notification, Profile, Outcome, Option<Channel>);
@@ -97,6 +117,16 @@ fn the_router_reads_as_a_specification() {
     let opted = |mut p: Profile, choices: &[(Channel, bool)]| {
         p.opt_ins.extend(choices.iter().map(|(channel, said)| (*channel, (*said).into())));
         p
+    };
+    let says = |channel, said: &[(&str, bool)]| {
+        let mut profile = reachable();
+        profile.opt_ins.insert(channel, words(said));
+        profile
+    };
+    let confirming = |address: &str| Notification {
+        event_type: Event::UNCONFIRMED.into(),
+        data: json!({ "address": address }).to_string(),
+        ..notification("both", Transactional, &[])
     };
     let prefers = |mut p: Profile, channel| {
         p.channels = vec![channel];
@@ -190,6 +220,72 @@ fn the_router_reads_as_a_specification() {
             Outcome::NoOptIn,
             None,
         ),
+        ("what needs consent has none in silence", of_category("newsletter"), reachable(), Outcome::NoOptIn, None),
+        (
+            "an opt-in to a channel is one to all its categories",
+            of_category("newsletter"),
+            says(Email, &[("*", true)]),
+            Outcome::Routed,
+            Some(Email),
+        ),
+        (
+            "unless the member says otherwise of one",
+            of_category("newsletter"),
+            says(Email, &[("*", true), ("newsletter", false)]),
+            Outcome::NoOptIn,
+            None,
+        ),
+        (
+            "an opt-in to one category is enough for that one",
+            of_category("newsletter"),
+            says(Sms, &[("newsletter", true)]),
+            Outcome::Routed,
+            Some(Sms),
+        ),
+        (
+            "and says nothing of another",
+            n("both", Bulk, &[]),
+            says(Sms, &[("newsletter", true)]),
+            Outcome::NoOptIn,
+            None,
+        ),
+        ("consent may be assumed, in bulk too", of_category("orders"), reachable(), Outcome::Routed, Some(Email)),
+        ("until it is refused", of_category("orders"), says(Email, &[("orders", false)]), Outcome::Routed, Some(Sms)),
+        (
+            "whoever refuses a channel refuses all its categories",
+            of_category("orders"),
+            says(Email, &[("*", false), ("orders", true)]),
+            Outcome::Routed,
+            Some(Sms),
+        ),
+        (
+            "what cannot be refused is sent all the same",
+            of_category("law"),
+            says(Email, &[("*", false)]),
+            Outcome::Routed,
+            Some(Email),
+        ),
+        (
+            "an address that is not confirmed takes nothing",
+            n("both", Transactional, &[]),
+            profile(Some(Unconfirmed), None),
+            Outcome::NoOptIn,
+            None,
+        ),
+        (
+            "but the letter that asks for it",
+            confirming("m@example.com"),
+            profile(Some(Unconfirmed), None),
+            Outcome::Routed,
+            Some(Email),
+        ),
+        (
+            "which goes nowhere else",
+            confirming("other@example.com"),
+            profile(Some(Active), Some(Active)),
+            Outcome::NoAddress,
+            None,
+        ),
         (
             "nobody is reached without any address",
             n("both", Transactional, &[]),
@@ -204,6 +300,18 @@ fn the_router_reads_as_a_specification() {
         assert_eq!(choice.outcome, outcome, "{sentence}: {choice:?}");
         assert_eq!(choice.to.map(|(channel, _)| channel), channel, "{sentence}");
         assert!(!choice.trace.is_empty(), "{sentence}: no decision without a trace");
+    }
+    for (flow, said, detail) in [
+        (
+            "law",
+            &[("*", false)][..],
+            "email: first usable in the default order; the member refused, but `law` cannot be refused",
+        ),
+        ("law", &[("*", true)], "email: first usable in the default order; `law` cannot be refused"),
+        ("orders", &[("*", true)], "email: first usable in the default order"),
+    ] {
+        let choice = choose(&of_category(flow), Some(&says(Email, said)), &History::default(), &project, NOW);
+        assert_eq!(choice.detail, detail, "what cannot be refused is marked");
     }
     let stranger = choose(&notification("both", Transactional, &[]), None, &History::default(), &project, NOW);
     assert_eq!(stranger.outcome, Outcome::UnknownMember);
