@@ -359,7 +359,7 @@ impl Process {
         let flow = FlowStage { decoder, default_project: Some(PROJECT.into()), projects: projects.clone() };
         Ok(Self {
             flow: Worker::join(flow, context.clone()).await?,
-            members: Worker::join(MembersStage, context.clone()).await?,
+            members: Worker::join(MembersStage { projects: projects.clone() }, context.clone()).await?,
             route: Worker::join(RouteStage { projects: projects.clone() }, context.clone()).await?,
             track: Worker::join(TrackStage, context.clone()).await?,
             schedule: Worker::join(ScheduleStage, context.clone()).await?,
@@ -480,6 +480,8 @@ impl Run {
                 channel: None,
                 address: None,
                 reason: None,
+                category: None,
+                proof: None,
             };
             self.append(Topic::Members, &member, encode(&command).unwrap()).await;
         }

@@ -157,7 +157,7 @@ impl Link {
             provider,
             provider_id: None,
             error: None,
-            detail: said_no.then(|| "the member unsubscribed by the link".into()),
+            detail: said_no.then(|| Receipt::BY_LINK.into()),
             address: None,
         }
     }

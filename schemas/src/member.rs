@@ -136,14 +136,15 @@ pub enum OptInPatch {
 }
 
 impl OptInPatch {
-    /// Each statement: the category, or [`ByCategory::WHOLE`], and what is said. The whole channel comes first.
+    /// Each statement: the category, or [`ByCategory::WHOLE`], and what is said. The whole channel comes last, so that what is said of it stands.
     pub fn statements(&self) -> impl Iterator<Item = (&str, Option<bool>)> {
-        let (whole, each) = match self {
-            Self::Whole(said) => (Some((ByCategory::WHOLE, *said)), None),
-            Self::Each(each) => (each.get(ByCategory::WHOLE).map(|said| (ByCategory::WHOLE, *said)), Some(each)),
+        let (each, whole) = match self {
+            Self::Whole(said) => (None, Some(*said)),
+            Self::Each(each) => (Some(each), each.get(ByCategory::WHOLE).copied()),
         };
         let each = each.into_iter().flatten().map(|(category, said)| (category.as_str(), *said));
-        whole.into_iter().chain(each.filter(|(category, _)| *category != ByCategory::WHOLE))
+        let each = each.filter(|(category, _)| *category != ByCategory::WHOLE);
+        each.chain(whole.map(|said| (ByCategory::WHOLE, said)))
     }
 }
 

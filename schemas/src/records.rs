@@ -26,6 +26,9 @@ pub struct Event {
 }
 
 impl Event {
+    /// The type of the event by which we tell that an address is to be confirmed, so that a flow can send the letter. Its data: `address`.
+    pub const UNCONFIRMED: &str = "bellwether.address.unconfirmed";
+
     /// The id that everything caused by this event derives from.
     #[must_use]
     pub fn event_id(&self) -> EventId {
@@ -192,6 +195,11 @@ pub struct Receipt {
     pub detail: Option<String>,
     /// The address it went to, where the receipt must act on it (suppression).
     pub address: Option<String>,
+}
+
+impl Receipt {
+    /// What [`Self::detail`] says where the member followed a link of ours to unsubscribe.
+    pub const BY_LINK: &str = "the member unsubscribed by the link";
 }
 
 /// What a receipt says. The order of [`ReceiptKind::rank`] is the order of a message's life.

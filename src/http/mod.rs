@@ -9,6 +9,7 @@
 
 pub mod auth;
 pub mod channels;
+pub mod consents;
 pub mod dead_letters;
 pub mod definitions;
 pub mod events;
@@ -217,6 +218,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/suppressions/import", &["post"]),
     ("/v1/channels/whatsapp/templates", &["get"]),
     ("/v1/members/{id}/links", &["post"]),
+    ("/v1/members/{id}/consents", &["get", "post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
     ("/v1/webhooks/{project}/{provider}", &["get", "post"]),
@@ -245,6 +247,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/events", post(events::accept))
         .route("/v1/members/{id}", get(members::read).put(members::upsert).delete(members::remove))
         .route("/v1/members/{id}/links", post(links::create))
+        .route("/v1/members/{id}/consents", get(consents::list).post(consents::add))
         .route("/v1/imports/{id}", get(imports::progress))
         .route("/v1/imports/{id}/rejects", get(imports::rejects))
         .route("/v1/notifications", get(notifications::of_event))

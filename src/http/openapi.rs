@@ -18,6 +18,7 @@ use utoipa::{
     paths(
         super::events::accept,
         super::members::read, super::members::upsert, super::members::remove,
+        super::consents::list, super::consents::add,
         super::links::create, super::links::key, super::links::subscribe,
         super::imports::import, super::imports::progress, super::imports::rejects,
         super::suppressions::list, super::suppressions::show, super::suppressions::put, super::suppressions::remove,
