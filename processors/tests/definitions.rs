@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use bellwether_processors::{
-    content::{ContentError, EventAttributes, context},
+    content::{ContentError, EventAttributes, OwnLink, context},
     definitions::{Compiled, Finding, Projects, ProviderCheck, SettingProblem},
 };
 use bellwether_schemas::{Channel, Timestamp, definitions::Definitions, member::Profile, records::Event};
@@ -236,11 +236,15 @@ fn tracked(change: Value) -> Value {
 }
 
 #[test]
-fn only_a_project_with_tracking_can_say_where_to_unsubscribe() {
+fn only_a_project_with_tracking_can_name_our_links() {
     let mut shop = shop();
-    shop["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] = json!("Stop: {{ unsubscribe_url }}");
+    let text = "Stop: {{ unsubscribe_url }}, choose: {{ preferences_url }}, confirm: {{ confirm_url }}";
+    shop["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] = json!(text);
     let findings = compile(shop.clone()).unwrap_err();
-    assert!(findings.iter().any(|f| f.problem.contains("unknown variable `unsubscribe_url`")), "{findings:?}");
+    for link in OwnLink::ALL {
+        let problem = format!("unknown variable `{}`", link.variable());
+        assert!(findings.iter().any(|f| f.problem.contains(&problem)), "{problem}: {findings:?}");
+    }
     for base_url in
         ["https://links.example", "https://shop.example:8443/l/", "http://127.0.0.1:8080", "http://[::1]:1/x"]
     {
@@ -248,8 +252,31 @@ fn only_a_project_with_tracking_can_say_where_to_unsubscribe() {
         let shop = compile(shop.clone()).unwrap_or_else(|findings| panic!("{base_url}: {findings:?}"));
         let context = delivery_context(&json!({"order": {"number": "1", "total": 2}, "total": 2}), &Profile::default());
         let said = shop.render("order_placed", Channel::Sms, Some("en"), &context).unwrap().variant.text.unwrap();
-        assert_eq!(said, "Stop: unsubscribe-url.bellwether.invalid");
+        let [stop, choose, confirm] = OwnLink::ALL.map(OwnLink::place);
+        assert_eq!(said, format!("Stop: {stop}, choose: {choose}, confirm: {confirm}"));
     }
+}
+
+#[test]
+fn a_link_that_confirms_belongs_into_the_e_mail_that_asks_for_it() {
+    let remarks = |on: &str, channel: &str| {
+        let mut shop = shop();
+        shop["project"]["tracking"] = tracked(json!({}));
+        shop["flows"]["order_placed"]["on"] = on.into();
+        shop["flows"]["order_placed"]["when"] = Value::Null;
+        shop["templates"]["order_placed"]["channels"][channel]["en"]["text"] = json!("Yours? {{ confirm_url }}");
+        let remarks = compile(shop).unwrap().remarks().to_vec();
+        remarks.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    let remark = |channel: &str| {
+        format!(
+            "templates.order_placed.channels.{channel}.en.text: `confirm_url` has nothing to confirm here; \
+             name it only in e-mail of flows on `bellwether.address.unconfirmed`"
+        )
+    };
+    assert_eq!(remarks("bellwether.address.unconfirmed", "email"), [""; 0]);
+    assert_eq!(remarks("bellwether.address.unconfirmed", "sms"), [remark("sms")]);
+    assert_eq!(remarks("shop.order.placed", "email"), [remark("email")]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     caps,
     content::{
-        self, Content, Fault,
+        self, Content, Fault, OwnLink,
         limits::{Beyond, measures},
         parts::{self, Parts},
         scope::{self, Lack, Missing},
@@ -653,6 +653,7 @@ fn texts(
             match tried.content.try_sample(tried.name, channel, locale, place, context) {
                 Ok(said) => {
                     is_json(&path, place, &said, &sample, findings);
+                    confirms(&path, channel, &occasion.kind, &said, findings);
                     *text = said;
                 }
                 Err(fault) => {
@@ -720,6 +721,16 @@ fn is_json(path: &str, place: Place<'_>, rendered: &str, sample: &str, findings:
         && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(rendered)
     {
         findings.add(path, format!("with {sample} this is no JSON: {error}"), "correct the template");
+    }
+}
+
+/// A link that confirms an address, in a message that no address waits for.
+fn confirms(path: &str, channel: Channel, event: &str, rendered: &str, findings: &mut Findings) {
+    let is_waited_for = channel == Channel::Email && event == Event::UNCONFIRMED;
+    if rendered.contains(OwnLink::Confirm.place()) && !is_waited_for {
+        let problem = format!("`{}` has nothing to confirm here", OwnLink::Confirm.variable());
+        let remedy = format!("name it only in e-mail of flows on `{}`", Event::UNCONFIRMED);
+        findings.remark(path, (None, None), problem, remedy);
     }
 }
 
