@@ -6,7 +6,12 @@ use bellwether_processors::{
     content::{ContentError, EventAttributes, OwnLink, context},
     definitions::{Compiled, Finding, Projects, ProviderCheck, SettingProblem},
 };
-use bellwether_schemas::{Channel, Timestamp, definitions::Definitions, member::Profile, records::Event};
+use bellwether_schemas::{
+    Channel, Timestamp,
+    definitions::{Consent, Definitions},
+    member::Profile,
+    records::Event,
+};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -414,6 +419,87 @@ fn a_sample_member_promises_what_members_have() {
         changed("templates/order_placed/channels/sms/en/text", json!("{{ member.attributes.tier }} {{ member.name }}"));
     document["templates"]["order_placed"]["sample"]["member"] = json!({"name": "Ana", "attributes": {"tier": "gold"}});
     compile(document).unwrap();
+}
+
+/// The shop whose flow is of a category, beside what the project declares.
+fn of_category(category: &str, declared: Value) -> Value {
+    let mut document = changed("project/categories", declared);
+    document["flows"]["order_placed"]["notify"]["category"] = category.into();
+    document
+}
+
+#[test]
+fn what_a_category_asks_of_a_member_is_declared_built_in_or_told_by_the_lane() {
+    use Consent::{Assumed, Required, Unrefusable};
+    let title = |consent: &str| json!({"title": "T", "consent": consent});
+    for (sentence, document, category, consent) in [
+        ("marketing needs consent", shop(), "marketing", Required),
+        ("that of what one waits for is assumed", shop(), "transactional", Assumed),
+        (
+            "unless it is declared otherwise",
+            of_category("transactional", json!({"transactional": title("unrefusable")})),
+            "transactional",
+            Unrefusable,
+        ),
+        (
+            "a declared category is as it says",
+            of_category("tips", json!({"tips": title("required")})),
+            "tips",
+            Required,
+        ),
+        ("while none is declared, the lane tells", of_category("tips", json!({})), "tips", Assumed),
+        ("what nobody knows must be asked for", shop(), "unheard_of", Required),
+    ] {
+        assert_eq!(compile(document).unwrap().consent_of(category), consent, "{sentence}");
+    }
+    let mut bulk = of_category("tips", json!({}));
+    bulk["flows"]["order_placed"]["notify"]["lane"] = "bulk".into();
+    assert_eq!(compile(bulk).unwrap().consent_of("tips"), Required);
+
+    let titles = json!({"orders": {"title": {"en": "Orders", "es": "Pedidos"}, "consent": "assumed"}});
+    let compiled = compile(of_category("orders", titles)).unwrap();
+    let names: Vec<&str> = compiled.categories().map(|(name, _)| name).collect();
+    assert_eq!(names, ["marketing", "orders", "transactional"]);
+    let (_, orders) = compiled.categories().nth(1).unwrap();
+    for (locale, text) in
+        [(Some("es"), "Pedidos"), (Some("es-AR"), "Pedidos"), (Some("pt"), "Orders"), (None, "Orders")]
+    {
+        assert_eq!(orders.title.of(locale), text, "{locale:?}");
+    }
+}
+
+#[test]
+fn wrong_categories_are_told_with_place_and_remedy() {
+    let told = |document: Value| {
+        let findings = compile(document).unwrap_err();
+        findings.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    let orders = |title: Value| json!({"orders": {"title": title, "consent": "assumed"}});
+    assert_eq!(
+        told(of_category("ordres", orders("Orders".into()))),
+        [
+            "flows.order_placed.notify.category: the category `ordres` is not declared (did you mean `orders`?); declare it in \
+          `project.categories`, or use one of marketing, orders, transactional"
+        ]
+    );
+    assert_eq!(
+        told(of_category("orders", orders(" ".into()))),
+        ["project.categories.orders.title: the title is empty; write what members read"]
+    );
+    assert_eq!(
+        told(of_category("orders", orders(json!({"es": "Pedidos", "es_ar": "Pedidos"})))),
+        [
+            "project.categories.orders.title: there is no title in the default locale `en`; add it: it is shown to whoever reads none of the \
+             others",
+            "project.categories.orders.title.es_ar: the locale `es_ar` is spelled unusually; write `es-AR`",
+        ]
+    );
+    assert_eq!(
+        told(of_category("transactional", json!({"Our Tips": {"title": "T", "consent": "required"}}))),
+        [
+            "project.categories.Our Tips: the name has other characters than a-z, 0-9, `_` and `-`; use 1 to 63 of a-z, 0-9, `_` and `-`"
+        ]
+    );
 }
 
 #[test]
