@@ -83,7 +83,7 @@ impl Choices {
     pub fn of(project: &Compiled, profile: &Profile, language: Language) -> Self {
         let has_address = |channel: &Channel| profile.addresses.get(channel).is_some_and(|list| !list.is_empty());
         let channels = Channel::ALL.into_iter().filter(has_address);
-        let boxes = |channel| {
+        let boxes = |channel: Channel| {
             let said = profile.opt_ins.get(&channel);
             let choice = |(name, category): (&str, &Category)| Choice {
                 category: name.to_owned(),
@@ -384,7 +384,7 @@ mod tests {
         fn the_page_shows_what_will_be(email in words(), sms in words(), ticks in any::<u16>(), leaves in prop::bool::weighted(0.2)) {
             let mut member = Profile { opt_ins: [(Channel::Email, email), (Channel::Sms, sms)].into(), ..profile(json!({})) };
             let before = choices(&member);
-            let boxes = before.0.iter().flat_map(|(channel, boxes)| boxes.iter().map(|choice| (*channel, choice.clone())));
+            let boxes = before.0.iter().flat_map(|(channel, boxes)| boxes.iter().map(move |choice| (*channel, choice.clone())));
             let changes = boxes.filter(|(_, choice)| !choice.is_fixed).enumerate().filter_map(|(n, (channel, choice))| {
                 let is_on = ticks >> n & 1 == 1;
                 (is_on != choice.is_on).then_some(Change { channel, category: choice.category, is_on })

@@ -1,11 +1,10 @@
 //! The page by which a member confirms that an address is theirs (double opt-in). To look at it confirms nothing, because scanners follow links.
 
-use super::{
-    super::{Shared, extract::Segment},
-    Tracked, answer, page, unreadable,
-    visit::Visit,
+use super::{Tracked, answer, page, unreadable, visit::Visit};
+use crate::{
+    cli::mask,
+    http::{Shared, extract::Segment},
 };
-use crate::cli::mask;
 use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
@@ -131,7 +130,8 @@ mod tests {
 
         let page = call(&house, Method::POST, &path).await;
         assert!(page.body.as_str().unwrap().contains("Your address is confirmed."));
-        let [command] = &commands(&house)[..] else { panic!("one command") };
+        let commands = commands(&house);
+        let [command] = &commands[..] else { panic!("{commands:?}") };
         assert_eq!((command.action, command.channel), (MemberAction::Confirm, Some(Channel::Email)));
         assert_eq!(command.address.as_deref(), Some("anna@example.org"));
         assert_eq!((command.actor.as_str(), command.proof.as_deref()), ("member via link", Some("confirmation link")));
@@ -143,12 +143,12 @@ mod tests {
         let (house, path) = tracked().await;
         let path = path(Purpose::Confirm);
         for (addresses, state, status) in [
-            (&["anna@example.org"][..], AddressState::Active, 200),
-            (&["anna@example.org"][..], AddressState::Suppressed, 200),
-            (&["other@example.org"][..], AddressState::Unconfirmed, 404),
-            (&[][..], AddressState::Unconfirmed, 404),
+            (vec!["anna@example.org"], AddressState::Active, 200),
+            (vec!["anna@example.org"], AddressState::Suppressed, 200),
+            (vec!["other@example.org"], AddressState::Unconfirmed, 404),
+            (vec![], AddressState::Unconfirmed, 404),
         ] {
-            put(&house, addresses, state);
+            put(&house, &addresses, state);
             for method in [Method::GET, Method::POST] {
                 assert_eq!(call(&house, method, &path).await.status, status, "{addresses:?} {state:?}");
             }

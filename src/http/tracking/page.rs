@@ -1,5 +1,5 @@
 //! The few pages that a reader of a message sees of us, in the reader's language, small and without script. Pure: words in, HTML out.
-//! Here are their language, their frame and style, and those that need no more than the link; [`member`] has those about a member's matters.
+//! Here are their language, their frame and style, and those that need no more than the link; `member` has those about a member's matters.
 
 mod member;
 

@@ -2,12 +2,12 @@
 //! the log before the answer (law 1), and holds for every notification that is not claimed yet, because route looks at the profile then.
 
 use super::{
-    super::{Shared, extract::Segment, problem::ProblemDocument, webhooks::form},
     MAX_FORM, Tracked, answer,
     choices::{Choices, Misfit, Statement, Wish},
     page,
     visit::Visit,
 };
+use crate::http::{Shared, extract::Segment, problem::ProblemDocument, webhooks::form};
 use axum::{
     body::Body,
     extract::State,

@@ -2,11 +2,11 @@
 //! was asked; what a page offers and says is its own module's.
 
 use super::{
-    super::{Shared, problem::Problem},
-    Tracked, answer, page,
-    page::Language,
+    Tracked, answer,
+    page::{self, Language},
     unreadable,
 };
+use crate::http::{Shared, problem::Problem};
 use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
