@@ -379,6 +379,18 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever is posted changes boxes of the page alone.
+        #[test]
+        fn any_form_is_read_or_refused(form in prop::collection::vec(("((was|is)\\.(email|sms|fax)\\.)?(do|news|security|.{0,8})", "on|off|save|leave|.?"), 0..8)) {
+            let member = profile(json!({}));
+            if let Ok(Wish::Save(changes)) = choices(&member).read(&form) {
+                for Change { channel, category, .. } in changes {
+                    let name = format!("{channel}.{category}");
+                    prop_assert!(choices(&member).find(&name).is_some(), "{}", name);
+                }
+            }
+        }
+
         /// What the page shows after a wish is what the profile says once the statements are applied.
         #[test]
         fn the_page_shows_what_will_be(email in words(), sms in words(), ticks in any::<u16>(), leaves in prop::bool::weighted(0.2)) {
