@@ -1322,6 +1322,7 @@ fn no_body_panics_or_fails_the_server() {
     let paths = [
         (Method::POST, "/v1/events"),
         (Method::PUT, "/v1/members/anna"),
+        (Method::POST, "/v1/members/anna/consents"),
         (Method::POST, "/v1/members/import"),
         (Method::POST, "/v1/suppressions/import"),
         (Method::PUT, "/v1/suppressions/email/a@b.org"),
