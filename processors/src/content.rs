@@ -235,8 +235,10 @@ impl Content {
                 return Err(Fault { problem, ..Fault::default() });
             }
             let mut engine = Engine::new(locale, parts)?;
-            for link in OwnLink::ALL.into_iter().filter(|_| self.offers_links) {
-                engine.environment.add_global(link.variable(), link.place());
+            if self.offers_links {
+                for link in OwnLink::ALL {
+                    engine.environment.add_global(link.variable(), link.place());
+                }
             }
             self.engines.insert(locale.to_owned(), engine);
         }

@@ -204,9 +204,12 @@ mod tests {
         let (house, path) = known(Some("es")).await;
         let form = "was.email.news=on&was.email.marketing=off&is.email.marketing=on&was.email.orders=on&is.email.orders=on&do=save";
         let page = post(&house, &path, form).await;
+        let wish = |action, category: &str, shown: &str| {
+            (action, Some(category.to_owned()), format!("preference page, es: {shown}"))
+        };
         let wishes = [
-            (MemberAction::OptIn, Some("marketing".into()), "preference page, es: Novedades y ofertas".into()),
-            (MemberAction::OptOut, Some("news".into()), "preference page, es: Boletín".into()),
+            wish(MemberAction::OptIn, "marketing", "Novedades y ofertas"),
+            wish(MemberAction::OptOut, "news", "Boletín"),
         ];
         assert_eq!((page.status.as_u16(), asked(&house)), (200, wishes.to_vec()));
         let first = commands(&house).remove(0);
