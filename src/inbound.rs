@@ -90,6 +90,11 @@ pub async fn commands(
     heard: Heard,
 ) -> Result<Vec<MemberCommand>, StoreError> {
     use MemberAction::{AddAddress, Heard as Wrote, OptIn, OptOut, RemoveAddress};
+    // The message is the proof; where there is none, what the channel told.
+    let message = match &heard {
+        Heard::Said(said) if !said.id.is_empty() => Some(format!("message {}", said.id)),
+        _ => None,
+    };
     let command = |member: &str, at, action, channel, address: &str, reason: &str| MemberCommand {
         project: project.to_owned(),
         member: member.to_owned(),
@@ -100,6 +105,8 @@ pub async fn commands(
         channel: Some(channel),
         address: Some(address.to_owned()),
         reason: (!reason.is_empty()).then(|| reason.to_owned()),
+        category: None,
+        proof: matches!(action, OptIn | OptOut).then(|| message.clone().unwrap_or_else(|| reason.to_owned())),
     };
     let (channel, address, at, actions): (_, _, _, &[(MemberAction, &str)]) = match &heard {
         Heard::Said(said) => {

@@ -159,7 +159,7 @@ impl Instance {
             }
             if roles.contains(&Role::Route) {
                 instance.work(RouteStage { projects: projects.clone() }, &context);
-                instance.work(MembersStage, &context);
+                instance.work(MembersStage { projects: projects.clone() }, &context);
             }
             if roles.contains(&Role::Track) {
                 instance.work(TrackStage, &context);

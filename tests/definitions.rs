@@ -377,6 +377,30 @@ fn what_the_readme_has_a_newcomer_write_can_be_published() {
 }
 
 #[test]
+fn categories_are_read_and_published_alike() {
+    let project = format!(
+        "{PROJECT}double_opt_in: true\ncategories:\n  orders: {{ title: {{ en: Orders, es: Pedidos }}, consent: assumed }}\n  news: {{ title: News, consent: required }}\n"
+    );
+    let document = document(&[("project.yaml", &project)]);
+    let expected = json!({"orders": {"title": {"en": "Orders", "es": "Pedidos"}, "consent": "assumed"}, "news": {"title": "News", "consent": "required"}});
+    let published = json!(document.project);
+    assert_eq!((&published["categories"], &published["double_opt_in"]), (&expected, &json!(true)));
+    assert_eq!(serde_json::from_value::<Definitions>(json!(document)).unwrap(), document);
+
+    let wrong = format!("{PROJECT}categories:\n  orders: {{ titel: Orders, consent: asumed }}\n");
+    let told: Vec<_> =
+        read(shop(&[("project.yaml", &wrong)]).path()).unwrap_err().iter().map(Located::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "project.yaml:5:11: the field `title` is missing; add `title`",
+            "project.yaml:5:13: unknown field `titel` (did you mean `title`?); use one of title, consent",
+            "project.yaml:5:37: unknown consent `asumed` (did you mean `assumed`?); use one of required, assumed, unrefusable",
+        ]
+    );
+}
+
+#[test]
 fn a_folder_that_is_not_there_says_so() {
     let errors = read(Path::new("/nowhere/at/all")).unwrap_err();
     assert_eq!(errors.iter().map(|e| e.file.as_str()).collect::<Vec<_>>(), ["project.yaml", "providers.yaml"]);

@@ -23,14 +23,18 @@ use bellwether_connectors::{
     log::{Append, Bounds, Commit, CommitError, Consumer, Log, LogError, LogRecord, Polled, TopicPartition},
     store::{Checkpoint, ScanPage, Store, StoreError, TokenRange},
 };
-use bellwether_processors::definitions::{Compiled, Projects, ProviderCheck};
+use bellwether_processors::{
+    consent::{self, OptIns},
+    definitions::{Compiled, Projects, ProviderCheck},
+};
 use bellwether_schemas::{
     Channel, DeliveryId, Lane, Position, Timestamp, Topic,
     codec::{decode, encode},
     definitions::Definitions,
+    member::Profile,
     records::{ErrorKind, Event, MemberAction, MemberCommand, Receipt, ReceiptKind},
     rows::{Cells, Read, Row, Table, Write},
-    tables::{AggregateRow, ScheduledRow},
+    tables::{AggregateRow, ConsentRow, MemberRow, PROFILE, ScheduledRow},
 };
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use std::{
@@ -337,6 +341,25 @@ fn definitions() -> Compiled {
     .unwrap()
 }
 
+/// A member whom no event is about.
+const OUTSPOKEN: &str = "outspoken";
+
+fn command(member: &str, action: MemberAction) -> MemberCommand {
+    MemberCommand {
+        project: PROJECT.into(),
+        member: member.into(),
+        at: Timestamp(START),
+        actor: "simulation".into(),
+        action,
+        patch: None,
+        channel: None,
+        address: None,
+        reason: None,
+        category: None,
+        proof: None,
+    }
+}
+
 /// The process: everything that a crash takes away.
 struct Process {
     flow: Worker<FlowStage>,
@@ -359,7 +382,7 @@ impl Process {
         let flow = FlowStage { decoder, default_project: Some(PROJECT.into()), projects: projects.clone() };
         Ok(Self {
             flow: Worker::join(flow, context.clone()).await?,
-            members: Worker::join(MembersStage, context.clone()).await?,
+            members: Worker::join(MembersStage { projects: projects.clone() }, context.clone()).await?,
             route: Worker::join(RouteStage { projects: projects.clone() }, context.clone()).await?,
             track: Worker::join(TrackStage, context.clone()).await?,
             schedule: Worker::join(ScheduleStage, context.clone()).await?,
@@ -399,6 +422,8 @@ struct Run {
     projects: watch::Receiver<Projects>,
     oracle: Arc<Mutex<Oracle>>,
     calm: Arc<Mutex<bool>>,
+    /// What [`OUTSPOKEN`] said, and in how many commands.
+    said: (OptIns, usize),
     crashes: u32,
 }
 
@@ -427,7 +452,20 @@ impl Run {
         let (oracle, calm) = (Arc::default(), Arc::default());
         // The sender lives as long as the receiver's last clone needs a value; nothing changes it here.
         let projects = watch::channel(Projects::from_iter([definitions()])).1;
-        Self { seed, random, hands, log, store, faults, context, projects, oracle, calm, crashes: 0 }
+        Self {
+            seed,
+            random,
+            hands,
+            log,
+            store,
+            faults,
+            context,
+            projects,
+            oracle,
+            calm,
+            said: Default::default(),
+            crashes: 0,
+        }
     }
 
     /// Providers keep their state over a crash of ours; the outlets in front of them do not.
@@ -470,19 +508,36 @@ impl Run {
                 6 => patch["channels"] = serde_json::json!(["sms"]),
                 _ => patch["opt_ins"] = serde_json::json!({"email": true}),
             }
-            let command = MemberCommand {
-                project: PROJECT.into(),
-                member: member.clone(),
-                at: Timestamp(START),
-                actor: "simulation".into(),
-                action: MemberAction::Upsert,
-                patch: Some(patch.to_string()),
-                channel: None,
-                address: None,
-                reason: None,
-            };
-            self.append(Topic::Members, &member, encode(&command).unwrap()).await;
+            self.command(MemberCommand { patch: Some(patch.to_string()), ..command(&member, MemberAction::Upsert) })
+                .await;
         }
+        self.command(MemberCommand { patch: Some("{}".into()), ..command(OUTSPOKEN, MemberAction::Upsert) }).await;
+    }
+
+    async fn command(&self, command: MemberCommand) {
+        self.append(Topic::Members, &command.member, encode(&command).unwrap()).await;
+    }
+
+    /// A member who is sent nothing says what they want.
+    async fn consent(&mut self) {
+        let said = self.random.random_bool(0.5);
+        let action = if said { MemberAction::OptIn } else { MemberAction::OptOut };
+        let category = [None, Some("news"), Some("tips")][self.random.random_range(0..3)].map(str::to_owned);
+        let command = MemberCommand { channel: Some(Channel::Email), category, ..command(OUTSPOKEN, action) };
+        consent::say(&mut self.said.0, Channel::Email, consent::category_of(&command), Some(said));
+        self.said.1 += 1;
+        self.command(command).await;
+    }
+
+    /// The ledger has a line of every command, and the profile is what was said, in order.
+    async fn judge_consent(&self) {
+        let reads = [MemberRow::read_one(PROJECT, OUTSPOKEN, PROFILE, ""), ConsentRow::read_all(PROJECT, OUTSPOKEN)];
+        let mut rows = self.store.read(&reads).await.unwrap().into_iter();
+        let profile = rows.next().unwrap().remove(0);
+        let profile = Profile::from_row(&MemberRow::from_cells(profile).unwrap()).unwrap();
+        let lines = rows.next().unwrap().into_iter().map(|cells| ConsentRow::from_cells(cells).unwrap().applied);
+        let commands: BTreeSet<i64> = lines.collect();
+        assert_eq!((&profile.opt_ins, commands.len()), (&self.said.0, self.said.1), "seed {}: consent", self.seed);
     }
 
     fn event(&mut self, n: u32) -> Event {
@@ -562,6 +617,10 @@ impl Run {
                     self.callback().await;
                     continue;
                 }
+                3 if fed < count => {
+                    self.consent().await;
+                    continue;
+                }
                 _ => {}
             }
             let which = self.random.random_range(0..9);
@@ -623,6 +682,7 @@ impl Run {
             }
             process.step(which).await.unwrap();
         }
+        self.judge_consent().await;
         let seed = self.seed;
         let figures = self.figures().await;
         let figure = |metric: &str| figures.get(metric).copied().unwrap_or_default();

@@ -42,11 +42,16 @@ pub enum Purpose {
     Delivered,
     /// Unsubscribes.
     Unsubscribe,
+    /// Shows what the member gets, and changes it.
+    Preferences,
+    /// Says that the address which the message went to is the member's.
+    Confirm,
 }
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 4] = [Self::Click, Self::Open, Self::Delivered, Self::Unsubscribe];
+    pub const ALL: [Self; 6] =
+        [Self::Click, Self::Open, Self::Delivered, Self::Unsubscribe, Self::Preferences, Self::Confirm];
 
     /// The name in metrics; authenticated with the token.
     #[must_use]
@@ -56,6 +61,8 @@ impl Purpose {
             Self::Open => "open",
             Self::Delivered => "delivered",
             Self::Unsubscribe => "unsubscribe",
+            Self::Preferences => "preferences",
+            Self::Confirm => "confirm",
         }
     }
 
@@ -67,6 +74,8 @@ impl Purpose {
             Self::Open => "o",
             Self::Delivered => "d",
             Self::Unsubscribe => "u",
+            Self::Preferences => "p",
+            Self::Confirm => "v",
         }
     }
 }
@@ -148,7 +157,7 @@ impl Link {
             provider,
             provider_id: None,
             error: None,
-            detail: said_no.then(|| "the member unsubscribed by the link".into()),
+            detail: said_no.then(|| Receipt::BY_LINK.into()),
             address: None,
         }
     }

@@ -600,7 +600,10 @@ fn migrations_run_once_and_a_keyspace_without_them_is_not_ready() {
         let missing = |error: StoreError| assert!(matches!(error, StoreError::Schema(_)), "{error}");
         missing(store.ping().await.unwrap_err());
         missing(store.read(&[StoryRow::read_all(Uuid::nil())]).await.unwrap_err());
-        assert_eq!(store.migrate().await.unwrap(), ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql"]);
+        assert_eq!(
+            store.migrate().await.unwrap(),
+            ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql", "0004_consents.cql"]
+        );
         store.ping().await.unwrap();
         store.write(vec![line(Uuid::nil(), 1).put()]).await.unwrap();
         assert_eq!(store.migrate().await.unwrap(), [""; 0]);
@@ -628,7 +631,7 @@ fn four_may_migrate_at_once_and_one_does() {
         }
         let mut names: Vec<_> = migrating.join_all().await.into_iter().flatten().collect();
         names.sort();
-        assert_eq!(names, ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql"]);
+        assert_eq!(names, ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql", "0004_consents.cql"]);
     });
 }
 

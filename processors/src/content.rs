@@ -2,24 +2,26 @@
 //! Nothing is sent or fetched here; a variable that is not there is an error, never an empty place.
 //!
 //! Reading order: this page (compiling and rendering), `parts` (partials and layouts), `filters` with `formats` (how a locale writes),
-//! `shape` and `scope` (which variables there will be), [`limits`] (how long a message may be), `preview` (what all variants would say),
-//! [`mjml`].
+//! `shape` and `scope` (which variables there will be), `own_links` (links that the sender puts in), [`limits`] (how long a message may be),
+//! `preview` (what all variants would say), [`mjml`].
 
 mod filters;
 mod formats;
 pub mod limits;
 pub mod mjml;
+mod own_links;
 pub(crate) mod parts;
 mod preview;
 pub(crate) mod scope;
 pub(crate) mod shape;
 
+pub use own_links::OwnLink;
 pub use preview::Previewed;
 
 use crate::definitions::canonical_locale;
 use bellwether_schemas::{
     Channel, Timestamp,
-    definitions::{Place, Template, Tracking, Variant},
+    definitions::{Place, Template, Variant},
     member::Profile,
 };
 use formats::Formats;
@@ -99,7 +101,7 @@ pub enum ContentError {
 #[derive(Debug)]
 pub struct Content {
     default_locale: String,
-    offers_unsubscribe: bool,
+    offers_links: bool,
     /// By locale in its canonical spelling.
     engines: HashMap<String, Engine>,
     /// Template → channel → locale in its canonical spelling → the variant, each text replaced by the name that the engine has for it.
@@ -188,15 +190,15 @@ impl Content {
     pub(crate) fn new(default_locale: &str) -> Self {
         Self {
             default_locale: default_locale.to_owned(),
-            offers_unsubscribe: false,
+            offers_links: false,
             engines: HashMap::new(),
             variants: HashMap::new(),
         }
     }
 
-    /// Lets texts that are added later say `{{ unsubscribe_url }}`. A place is rendered, because the link is sealed for each try of a delivery, with a key.
-    pub(crate) fn offer_unsubscribe(&mut self) {
-        self.offers_unsubscribe = true;
+    /// Lets texts that are added later name links of ours ([`OwnLink`]).
+    pub(crate) fn offer_links(&mut self) {
+        self.offers_links = true;
     }
 
     /// Compiles every text of a template; what compiles is kept.
@@ -233,8 +235,10 @@ impl Content {
                 return Err(Fault { problem, ..Fault::default() });
             }
             let mut engine = Engine::new(locale, parts)?;
-            if self.offers_unsubscribe {
-                engine.environment.add_global("unsubscribe_url", Tracking::UNSUBSCRIBE_PLACE);
+            if self.offers_links {
+                for link in OwnLink::ALL {
+                    engine.environment.add_global(link.variable(), link.place());
+                }
             }
             self.engines.insert(locale.to_owned(), engine);
         }

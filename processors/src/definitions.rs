@@ -8,7 +8,7 @@ mod occasions;
 mod schema;
 mod validate;
 
-pub use names::{canonical_locale, did_you_mean, is_project_name, nearest};
+pub use names::{canonical_locale, did_you_mean, is_project_name, name_problem, nearest};
 pub use occasions::Occasion;
 pub use schema::Misfit;
 
@@ -18,7 +18,7 @@ use crate::{
 };
 use bellwether_schemas::{
     Channel, Lane,
-    definitions::{Definitions, Flow, MessageType, Provider, Schema, Weighted},
+    definitions::{Category, Consent, Definitions, Flow, MessageType, Provider, Schema, Weighted},
     records::{Event, Notification},
 };
 use condition::{Condition, variables};
@@ -103,13 +103,15 @@ pub struct Compiled {
     /// Of what no flow asked for that is there: transactional, bulk.
     other_terms: [Terms; 2],
     zone: TimeZone,
+    /// Declared, built in, or only used by flows.
+    categories: BTreeMap<String, Category>,
     remarks: Vec<Finding>,
 }
 
 /// How a flow's notifications are treated by the router.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// What caps count it as.
+    /// What members consent to, and what caps count it as.
     pub category: String,
     /// 0 to 9: the greater, the more important.
     pub priority: u8,
@@ -227,6 +229,7 @@ impl Compiled {
             terms: checked.terms,
             other_terms: checked.other_terms,
             zone: checked.zone,
+            categories: checked.categories,
             remarks: checked.remarks,
         };
         (compiled, checked.findings)
@@ -356,6 +359,17 @@ impl Compiled {
         let [transactional, bulk] = &self.other_terms;
         let other = if notification.lane == Lane::Transactional { transactional } else { bulk };
         self.terms.get(&notification.flow).unwrap_or(other)
+    }
+
+    /// The categories that members may want or not, by name.
+    pub fn categories(&self) -> impl Iterator<Item = (&str, &Category)> {
+        self.categories.iter().map(|(name, category)| (name.as_str(), category))
+    }
+
+    /// What a category needs of a member. What is not known needs to be asked for.
+    #[must_use]
+    pub fn consent_of(&self, category: &str) -> Consent {
+        self.categories.get(category).map_or(Consent::Required, |category| category.consent)
     }
 
     /// The zone of members who have none of their own.

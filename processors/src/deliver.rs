@@ -143,6 +143,8 @@ fn moved(delivery: &Delivery, provider: &str, action: MemberAction, address: Opt
         channel: Some(delivery.channel),
         address,
         reason: None,
+        category: None,
+        proof: None,
     })
 }
 

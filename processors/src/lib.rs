@@ -1,10 +1,11 @@
 //! The decisions of Bellwether: pure functions of a record, the rows it needs, the definitions and the time.
 //! No I/O, no clock, no randomness, no async runtime; whatever is random derives from a hash of an id.
 //!
-//! Reading order: [`processor`] (what a processor is), [`definitions`] (compiled), then a record's journey: [`flow`], [`members`],
+//! Reading order: [`processor`] (what a processor is), [`definitions`] (compiled), then a record's journey: [`flow`], [`members`] (with [`consent`]),
 //! [`route`], [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
 
 pub mod caps;
+pub mod consent;
 pub mod content;
 pub mod dead_letters;
 pub mod definitions;

@@ -1,13 +1,19 @@
 //! Applies commands to member profiles. One member's commands are serial, so the stored profile is the fold of its commands.
 //!
 //! Whether an address may be used is said by the list of suppressions, which knows addresses and no members. Each address of a profile carries a
-//! copy of what the list says, so that route reads the member alone; this processor keeps both.
+//! copy of what the list says, so that route reads the member alone; this processor keeps both. What members consent to is said by the ledger of
+//! [`consent`], to which it adds; the profile's opt-ins are that ledger's fold.
 
-use crate::processor::{Facts, Incoming, Output, Processor, Refusal};
+use crate::{
+    consent,
+    definitions::Projects,
+    processor::{Facts, Incoming, Output, Processor, Refusal},
+};
 use bellwether_schemas::{
-    Channel, Timestamp,
-    member::{Address, AddressState, Patch, Profile},
-    records::{MemberAction, MemberCommand, Reason, Record},
+    Channel, Position, Timestamp,
+    ids::EntryId,
+    member::{Address, AddressState, ByCategory, Patch, Profile},
+    records::{Event, MemberAction, MemberCommand, Reason, Record},
     rows::{Read, Row, Write},
     tables::{AddressRow, MemberRow, PROFILE, SuppressionRow},
 };
@@ -23,8 +29,11 @@ pub const QUARANTINE_WITHIN: Duration = Duration::from_secs(30 * 24 * 3_600);
 pub const MAX_SHARING: usize = 1_000;
 
 /// The members processor.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Members;
+#[derive(Clone, Debug, Default)]
+pub struct Members {
+    /// Compiled definitions of every project.
+    pub projects: Projects,
+}
 
 impl Processor for Members {
     const NAME: &'static str = "members";
@@ -66,34 +75,75 @@ impl Processor for Members {
             return Ok(Output::default());
         }
         let again = seen == Ordering::Equal;
-        let (list, told) = on_the_list(command, facts, again)?;
+        let (list, mut told) = on_the_list(command, facts, again)?;
         let mut rows: Vec<Write> = list.into_iter().collect();
         if again {
-            // The profile was written; whether what goes with it was too, nobody knows. What was to go from the index may stay: whoever reads the
-            // index looks into the profile.
+            // The profile was written, after all that goes with it; but what others changed since on the index and the list is to be as it says.
+            // What was to go from the index may stay: whoever reads the index looks into the profile.
             rows.extend(before.iter().map(put));
             return Ok(Output { rows, records: told, ..Output::default() });
         }
-        let (after, write) = if command.action == MemberAction::Delete {
-            let key = MemberRow::key(command.project.as_str(), command.member.as_str(), PROFILE, "");
-            (BTreeSet::new(), Write::Delete { table: MemberRow::TABLE, key, fence: Some(fence) })
+        let profile = if command.action == MemberAction::Delete {
+            None
         } else {
-            let Some(mut profile) = changed(known, command, facts)? else {
+            let double_opt_in = self.double_opt_in(&command.project);
+            let Some(profile) = changed(known.clone(), command, facts, double_opt_in)? else {
                 return Ok(Output { rows, records: told, ..Output::default() });
             };
-            profile.applied = offset;
-            profile.updated_at = command.at;
-            (addresses(Some(&profile)), profile.into_row(&command.project, &command.member).put_fenced(fence))
+            Some(Profile { applied: offset, updated_at: command.at, ..profile })
         };
+        let after = addresses(profile.as_ref());
         rows.extend(after.difference(&before).map(put));
-        rows.extend(before.difference(&after).map(|(channel, address)| Write::Delete {
+        let lines = consent::changes(known.as_ref(), profile.as_ref(), command).into_iter();
+        rows.extend(lines.map(|line| consent::row(line, command, incoming.position, offset).put()));
+        let unconfirmed = profile.iter().flat_map(|profile| unconfirmed(profile, &before));
+        told.extend(unconfirmed.map(|address| to_confirm(command, incoming.position, address)));
+        let gone = before.difference(&after).map(|(channel, address)| Write::Delete {
             table: AddressRow::TABLE,
             key: AddressRow::key(command.project.as_str(), channel.name(), address.as_str(), command.member.as_str()),
             fence: Some(fence),
-        }));
-        rows.push(write);
-        Ok(Output { rows, records: told, ..Output::default() })
+        });
+        let mut last: Vec<Write> = gone.collect();
+        last.push(match profile {
+            Some(profile) => profile.into_row(&command.project, &command.member).put_fenced(fence),
+            None => {
+                let key = MemberRow::key(command.project.as_str(), command.member.as_str(), PROFILE, "");
+                Write::Delete { table: MemberRow::TABLE, key, fence: Some(fence) }
+            }
+        });
+        // The profile comes last: it says that the command was applied, so the ledger and the log must have it by then.
+        Ok(Output { rows, records: told, after: last, ..Output::default() })
     }
+}
+
+impl Members {
+    /// Whether new e-mail addresses have to be confirmed. Members may be known before their project's definitions are.
+    fn double_opt_in(&self, project: &str) -> bool {
+        self.projects.get(project).is_some_and(|project| project.document.project.double_opt_in)
+    }
+}
+
+/// Addresses that are new and to be confirmed.
+fn unconfirmed<'a>(profile: &'a Profile, before: &BTreeSet<(Channel, String)>) -> Vec<&'a str> {
+    let all = profile.addresses.iter().flat_map(|(channel, list)| list.iter().map(|address| (*channel, address)));
+    all.filter(|(_, address)| address.state == AddressState::Unconfirmed)
+        .filter(|(channel, address)| !before.contains(&(*channel, address.address.clone())))
+        .map(|(_, address)| address.address.as_str())
+        .collect()
+}
+
+/// The event by which a flow can send the letter that asks for the confirmation. Its id is that of its cause.
+fn to_confirm(command: &MemberCommand, position: Position, address: &str) -> Record {
+    Record::Event(Event {
+        project: command.project.clone(),
+        id: EntryId::derive("unconfirmed", &[position.to_string().as_bytes(), address.as_bytes()]).to_string(),
+        source: "bellwether".into(),
+        kind: Event::UNCONFIRMED.into(),
+        subject: Some(command.member.clone()),
+        time: command.at,
+        accepted_at: command.at,
+        data: serde_json::json!({ "address": address }).to_string(),
+    })
 }
 
 /// The address about which the command changes the list: what the channel itself has just shown to us is alive, whatever was said of it before.
@@ -179,16 +229,28 @@ fn patch_of(command: &MemberCommand) -> Result<Patch, Refusal> {
 }
 
 /// The profile after the command; `None` where there is nobody to change.
-fn changed(known: Option<Profile>, command: &MemberCommand, facts: &Facts) -> Result<Option<Profile>, Refusal> {
+fn changed(
+    known: Option<Profile>,
+    command: &MemberCommand,
+    facts: &Facts,
+    double_opt_in: bool,
+) -> Result<Option<Profile>, Refusal> {
     if command.action == MemberAction::Upsert {
         let profile = known.unwrap_or_else(|| Profile { created_at: command.at, ..Profile::default() });
-        return patched(profile, command, facts).map(Some);
+        return patched(profile, command, facts, double_opt_in).map(Some);
     }
     let Some(mut profile) = known else { return Ok(None) };
     let channel = command.channel.ok_or_else(|| invalid("channel", "missing; this action needs one"))?;
     match command.action {
-        MemberAction::OptOut => drop(profile.opt_ins.insert(channel, false)),
-        MemberAction::OptIn => drop(profile.opt_ins.insert(channel, true)),
+        MemberAction::OptIn | MemberAction::OptOut => {
+            let said = Some(command.action == MemberAction::OptIn);
+            consent::say(&mut profile.opt_ins, channel, consent::category_of(command), said);
+        }
+        MemberAction::Confirm => {
+            for address in named(&mut profile, channel, command).filter(|a| a.state == AddressState::Unconfirmed) {
+                *address = Address { heard: address.heard, ..Address::active(address.address.clone(), command.at) };
+            }
+        }
         MemberAction::Suppress => {
             let read = listing(command, channel, command.address.as_deref().unwrap_or_default());
             let listed = facts.one::<SuppressionRow>(&read)?;
@@ -257,8 +319,20 @@ fn suppressed(row: SuppressionRow) -> Address {
     Address { state: AddressState::Suppressed, reason, ..Address::active(address, since) }
 }
 
-fn patched(mut profile: Profile, command: &MemberCommand, facts: &Facts) -> Result<Profile, Refusal> {
+fn patched(
+    mut profile: Profile,
+    command: &MemberCommand,
+    facts: &Facts,
+    double_opt_in: bool,
+) -> Result<Profile, Refusal> {
     let patch = patch_of(command)?;
+    for (channel, statements) in patch.opt_ins {
+        for (category, said) in statements.statements() {
+            consent::say(&mut profile.opt_ins, channel, category, said);
+        }
+    }
+    let wanted = profile.opt_ins.get(&Channel::Email).is_some_and(ByCategory::wants_any);
+    let to_confirm = |channel| double_opt_in && channel == Channel::Email && wanted;
     for (channel, addresses) in patch.addresses {
         let known = profile.addresses.remove(&channel).unwrap_or_default();
         // An address that is known keeps its state: a nightly upload must not revive what a provider declared dead. Nor is it forgotten with the
@@ -269,6 +343,11 @@ fn patched(mut profile: Profile, command: &MemberCommand, facts: &Facts) -> Resu
             list.push(match (known, facts.one::<SuppressionRow>(&listing(command, channel, &address))?) {
                 (Some(known), _) => known,
                 (None, Some(row)) => suppressed(row),
+                (None, None) if to_confirm(channel) => Address {
+                    state: AddressState::Unconfirmed,
+                    reason: "not confirmed yet".into(),
+                    ..Address::active(address, command.at)
+                },
                 (None, None) => Address::active(address, command.at),
             });
         }
@@ -284,12 +363,6 @@ fn patched(mut profile: Profile, command: &MemberCommand, facts: &Facts) -> Resu
     }
     if let Some(channels) = patch.channels {
         profile.channels = channels.unwrap_or_default();
-    }
-    for (channel, choice) in patch.opt_ins {
-        match choice {
-            Some(choice) => profile.opt_ins.insert(channel, choice),
-            None => profile.opt_ins.remove(&channel),
-        };
     }
     for (name, value) in patch.attributes {
         if value.is_null() {

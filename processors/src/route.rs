@@ -10,10 +10,10 @@ use crate::{
 };
 use bellwether_schemas::{
     Channel, DeliveryId, Lane, Position, Timestamp,
-    definitions::Exceed,
+    definitions::{Consent, Exceed},
     ids::EntryId,
-    member::{Address, AddressState, Profile},
-    records::{Decision, Delivery, Notification, Outcome, Reason, Record, Verdict},
+    member::{Address, AddressState, ByCategory, Profile},
+    records::{Decision, Delivery, Event, Notification, Outcome, Reason, Record, Verdict},
     rows::{Read, Row, Write},
     tables::{CLAIM, MemberRow, PROFILE, SENT},
 };
@@ -205,8 +205,9 @@ pub fn choose(
                 } else {
                     "first usable in the default order"
                 };
-                trace.push(Verdict { channel, rule: "chosen".into(), detail: why.into() });
+                let why = format!("{why}{}", unrefusable(channel, n, profile, project));
                 let detail = format!("{channel}: {why}");
+                trace.push(Verdict { channel, rule: "chosen".into(), detail: why });
                 return match moment(n, project, &zone, now) {
                     Ok(None) => {
                         let to = Some((channel, address));
@@ -327,27 +328,69 @@ fn look(channel: Channel, n: &Notification, profile: &Profile, project: &Compile
     }
     let addresses = profile.addresses.get(&channel).map_or(&[][..], Vec::as_slice);
     let served = |address: &&Address| project.serves(channel, &address.address);
-    let active = addresses.iter().filter(served).find(|a| a.state == AddressState::Active);
-    let Some(address) = active else {
+    let asked = to_confirm(n);
+    let usable = |address: &&Address| match &asked {
+        Some(asked) => {
+            address.address == *asked && matches!(address.state, AddressState::Active | AddressState::Unconfirmed)
+        }
+        None => address.state == AddressState::Active,
+    };
+    let Some(address) = addresses.iter().filter(served).find(usable) else {
         let (outcome, detail) = match addresses.iter().find(served) {
             None if addresses.is_empty() => (Outcome::NoAddress, format!("the member has no {channel} address")),
             None => (Outcome::NoProvider, format!("no provider serves any {channel} address of the member")),
+            Some(_) if asked.is_some() => (Outcome::NoAddress, "no address is the one that is to be confirmed".into()),
             Some(dead) if dead.state == AddressState::Quarantined => {
                 let why =
                     format!("in quarantine since {}, after {} misses: {}", dead.since, dead.misses.len(), dead.reason);
                 (Outcome::Suppressed, why)
             }
+            Some(new) if new.state == AddressState::Unconfirmed => {
+                (Outcome::NoOptIn, format!("not confirmed: the member was asked at {} and has not answered", new.since))
+            }
             Some(dead) => (Outcome::Suppressed, format!("suppressed since {}: {}", dead.since, dead.reason)),
         };
         return Err(Rejection::new(outcome, detail));
     };
-    match (profile.opt_ins.get(&channel), n.lane) {
-        (Some(true), _) | (None, Lane::Transactional) => Ok(address.address.clone()),
-        (Some(false), _) => Err(Rejection::new(Outcome::NoOptIn, format!("the member refused {channel}"))),
-        (None, Lane::Bulk) => {
-            let detail = format!("bulk needs an opt-in to {channel}, and there is none");
-            Err(Rejection::new(Outcome::NoOptIn, detail))
+    consented(channel, n, profile, project)?;
+    Ok(address.address.clone())
+}
+
+/// The address whose owner this notification asks to confirm it: the only kind that an unconfirmed address takes, and it goes nowhere else.
+fn to_confirm(n: &Notification) -> Option<String> {
+    if n.event_type != Event::UNCONFIRMED {
+        return None;
+    }
+    let data: serde_json::Value = serde_json::from_str(&n.data).unwrap_or_default();
+    Some(data["address"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Whether the member wants the notification's category by this channel, as far as the category asks.
+fn consented(channel: Channel, n: &Notification, profile: &Profile, project: &Compiled) -> Result<(), Rejection> {
+    let category = &project.terms(n).category;
+    let detail = match (project.consent_of(category), said(channel, category, profile)) {
+        (Consent::Unrefusable, _) | (_, Some(true)) | (Consent::Assumed, None) => return Ok(()),
+        (_, Some(false)) if said(channel, ByCategory::WHOLE, profile) == Some(false) => {
+            format!("the member refused {channel}")
         }
+        (_, Some(false)) => format!("the member refused `{category}` by {channel}"),
+        (Consent::Required, None) => format!("`{category}` needs an opt-in to {channel}, and there is none"),
+    };
+    Err(Rejection::new(Outcome::NoOptIn, detail))
+}
+
+/// What the member says of a category by a channel.
+fn said(channel: Channel, category: &str, profile: &Profile) -> Option<bool> {
+    profile.opt_ins.get(&channel)?.says(category)
+}
+
+/// What is noted of a category that is sent whatever the member says.
+fn unrefusable(channel: Channel, n: &Notification, profile: &Profile, project: &Compiled) -> String {
+    let category = &project.terms(n).category;
+    match (project.consent_of(category), said(channel, category, profile)) {
+        (Consent::Unrefusable, Some(false)) => format!("; the member refused, but `{category}` cannot be refused"),
+        (Consent::Unrefusable, _) => format!("; `{category}` cannot be refused"),
+        _ => String::new(),
     }
 }
 

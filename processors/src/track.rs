@@ -1,7 +1,10 @@
 //! Folds decisions and receipts into stories and exact sums. Every line of a story is owned by the first position that wrote it, so a
 //! line met again from elsewhere is a duplicate and counts nothing; a sum names the last offset that it includes (law 2).
 
-use crate::processor::{Facts, Incoming, Output, Processor, Refusal};
+use crate::{
+    consent::VIA,
+    processor::{Facts, Incoming, Output, Processor, Refusal},
+};
 use bellwether_schemas::{
     NotificationId, Timestamp,
     ids::EntryId,
@@ -77,17 +80,29 @@ fn consequence(receipt: &Receipt) -> Option<MemberCommand> {
         (ReceiptKind::Failed, Some(ErrorKind::Unreachable)) => MemberAction::Missed,
         _ => return None,
     };
+    let by_link = receipt.detail.as_deref() == Some(Receipt::BY_LINK);
     Some(MemberCommand {
         project: receipt.project.clone(),
         member: receipt.member.clone(),
         at: receipt.at,
-        actor: format!("provider {}", receipt.provider),
+        actor: if by_link { format!("member{VIA}link") } else { format!("provider {}", receipt.provider) },
         action,
         patch: None,
         channel: Some(receipt.channel),
         address: receipt.address.clone(),
         reason: receipt.detail.clone(),
+        category: None,
+        proof: (action == MemberAction::OptOut).then(|| proof(receipt, by_link)),
     })
+}
+
+/// What shows that the member said no.
+fn proof(receipt: &Receipt, by_link: bool) -> String {
+    match &receipt.provider_id {
+        _ if by_link => format!("link of delivery {}", receipt.delivery),
+        Some(id) => format!("message {id}"),
+        None => format!("answer to delivery {}", receipt.delivery),
+    }
 }
 
 fn source(incoming: &Incoming<Tracked>) -> String {

@@ -16,7 +16,7 @@ use bellwether_schemas::{
     Channel, DeliveryId, EventId, Lane, NotificationId, Position, Timestamp, Topic,
     definitions::{Definitions, OnAmbiguous, Provider},
     ids::EntryId,
-    member::{Address, AddressState, Profile},
+    member::{Address, AddressState, ByCategory, Profile},
     records::{
         Delivery, ErrorKind, Event, MemberAction, MemberCommand, Notification, Outcome, Receipt, ReceiptKind, Record,
         Scheduled,
@@ -32,15 +32,25 @@ const NOW: Timestamp = Timestamp(1_772_359_200_000);
 fn project() -> Compiled {
     let mail = json!({"en": {"subject": "s", "text": "t"}});
     let document: Definitions = serde_json::from_value(json!({
-        "project": {"name": "shop", "default_locale": "en"},
+        "project": {"name": "shop", "default_locale": "en", "categories": {
+            "newsletter": {"title": "Newsletter", "consent": "required"},
+            "orders": {"title": {"en": "Orders", "es": "Pedidos"}, "consent": "assumed"},
+            "law": {"title": "What the law asks of us", "consent": "unrefusable"},
+        }},
         "providers": {"mail": {"kind": "email"}, "texts": {"kind": "sms"}},
         "templates": {
             "both": {"sample": {"total": 11.0}, "channels": {"email": mail, "sms": {"en": {"text": "t"}}}},
             "mail": {"channels": {"email": mail}},
         },
-        "flows": {"big": {
-            "on": "order", "when": "event.data.total > 10.0", "notify": {"template": "both", "lane": "transactional"},
-        }},
+        "flows": {
+            "big": {
+                "on": "order", "when": "event.data.total > 10.0", "notify": {"template": "both", "lane": "transactional"},
+            },
+            "tips": {"on": "tips", "notify": {"template": "both", "lane": "bulk"}},
+            "newsletter": {"on": "news", "notify": {"template": "both", "lane": "bulk", "category": "newsletter"}},
+            "orders": {"on": "paid", "notify": {"template": "both", "lane": "bulk", "category": "orders"}},
+            "law": {"on": "terms", "notify": {"template": "both", "lane": "transactional", "category": "law"}},
+        },
     }))
     .unwrap();
     Compiled::new(document, 1, &|kind, _| ProviderCheck { channel: kind.parse().ok(), ..ProviderCheck::default() })
@@ -55,7 +65,7 @@ fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notificatio
         member: "m".into(),
         event,
         event_type: "order".into(),
-        flow: "big".into(),
+        flow: if lane == Lane::Bulk { "tips" } else { "big" }.into(),
         flow_version: 1,
         step: 0,
         template: template.into(),
@@ -66,6 +76,16 @@ fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notificatio
         data: r#"{"total":11.0}"#.into(),
         round: 0,
     }
+}
+
+/// The same of another flow, whose name is its category's.
+fn of_category(flow: &str) -> Notification {
+    Notification { flow: flow.into(), ..notification("both", Lane::Bulk, &[]) }
+}
+
+/// What a member says by category; `*` is the whole channel.
+fn words(said: &[(&str, bool)]) -> ByCategory {
+    serde_json::from_value(said.iter().map(|(category, said)| ((*category).to_owned(), json!(said))).collect()).unwrap()
 }
 
 fn at(state: AddressState, address: &str) -> Vec<Address> {
@@ -89,14 +109,24 @@ const fn position(topic: Topic, offset: u64) -> Position {
 
 #[test]
 fn the_router_reads_as_a_specification() {
-    use AddressState::{Active, Suppressed};
+    use AddressState::{Active, Suppressed, Unconfirmed};
     use Channel::{Email, Sms};
     use Lane::{Bulk, Transactional};
     type Row = (&'static str, Notification, Profile, Outcome, Option<Channel>);
     let reachable = || profile(Some(Active), Some(Active));
     let opted = |mut p: Profile, choices: &[(Channel, bool)]| {
-        p.opt_ins.extend(choices.iter().copied());
+        p.opt_ins.extend(choices.iter().map(|(channel, said)| (*channel, (*said).into())));
         p
+    };
+    let says = |channel, said: &[(&str, bool)]| {
+        let mut profile = reachable();
+        profile.opt_ins.insert(channel, words(said));
+        profile
+    };
+    let confirming = |address: &str| Notification {
+        event_type: Event::UNCONFIRMED.into(),
+        data: json!({ "address": address }).to_string(),
+        ..notification("both", Transactional, &[])
     };
     let prefers = |mut p: Profile, channel| {
         p.channels = vec![channel];
@@ -190,6 +220,72 @@ fn the_router_reads_as_a_specification() {
             Outcome::NoOptIn,
             None,
         ),
+        ("what needs consent has none in silence", of_category("newsletter"), reachable(), Outcome::NoOptIn, None),
+        (
+            "an opt-in to a channel is one to all its categories",
+            of_category("newsletter"),
+            says(Email, &[("*", true)]),
+            Outcome::Routed,
+            Some(Email),
+        ),
+        (
+            "unless the member says otherwise of one",
+            of_category("newsletter"),
+            says(Email, &[("*", true), ("newsletter", false)]),
+            Outcome::NoOptIn,
+            None,
+        ),
+        (
+            "an opt-in to one category is enough for that one",
+            of_category("newsletter"),
+            says(Sms, &[("newsletter", true)]),
+            Outcome::Routed,
+            Some(Sms),
+        ),
+        (
+            "and says nothing of another",
+            n("both", Bulk, &[]),
+            says(Sms, &[("newsletter", true)]),
+            Outcome::NoOptIn,
+            None,
+        ),
+        ("consent may be assumed, in bulk too", of_category("orders"), reachable(), Outcome::Routed, Some(Email)),
+        ("until it is refused", of_category("orders"), says(Email, &[("orders", false)]), Outcome::Routed, Some(Sms)),
+        (
+            "whoever refuses a channel refuses all its categories",
+            of_category("orders"),
+            says(Email, &[("*", false), ("orders", true)]),
+            Outcome::Routed,
+            Some(Sms),
+        ),
+        (
+            "what cannot be refused is sent all the same",
+            of_category("law"),
+            says(Email, &[("*", false)]),
+            Outcome::Routed,
+            Some(Email),
+        ),
+        (
+            "an address that is not confirmed takes nothing",
+            n("both", Transactional, &[]),
+            profile(Some(Unconfirmed), None),
+            Outcome::NoOptIn,
+            None,
+        ),
+        (
+            "but the letter that asks for it",
+            confirming("m@example.com"),
+            profile(Some(Unconfirmed), None),
+            Outcome::Routed,
+            Some(Email),
+        ),
+        (
+            "which goes nowhere else",
+            confirming("other@example.com"),
+            profile(Some(Active), Some(Active)),
+            Outcome::NoAddress,
+            None,
+        ),
         (
             "nobody is reached without any address",
             n("both", Transactional, &[]),
@@ -204,6 +300,18 @@ fn the_router_reads_as_a_specification() {
         assert_eq!(choice.outcome, outcome, "{sentence}: {choice:?}");
         assert_eq!(choice.to.map(|(channel, _)| channel), channel, "{sentence}");
         assert!(!choice.trace.is_empty(), "{sentence}: no decision without a trace");
+    }
+    for (flow, said, detail) in [
+        (
+            "law",
+            &[("*", false)][..],
+            "email: first usable in the default order; the member refused, but `law` cannot be refused",
+        ),
+        ("law", &[("*", true)], "email: first usable in the default order; `law` cannot be refused"),
+        ("orders", &[("*", true)], "email: first usable in the default order"),
+    ] {
+        let choice = choose(&of_category(flow), Some(&says(Email, said)), &History::default(), &project, NOW);
+        assert_eq!(choice.detail, detail, "what cannot be refused is marked");
     }
     let stranger = choose(&notification("both", Transactional, &[]), None, &History::default(), &project, NOW);
     assert_eq!(stranger.outcome, Outcome::UnknownMember);
@@ -386,6 +494,8 @@ fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
         channel: None,
         address: None,
         reason: None,
+        category: None,
+        proof: None,
     };
     let commands = [upsert(r#"{"email":"m@example.com"}"#), suppress.clone(), upsert(r#"{"email":"m@example.com"}"#)];
     let state = |facts: &Facts| {
@@ -394,18 +504,19 @@ fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
         Profile::from_row(&row).unwrap().addresses[&Channel::Email][0].state
     };
     for (offset, command) in commands.into_iter().enumerate() {
-        step(&Members, &mut facts, position(Topic::Members, offset as u64), command);
+        step(&Members::default(), &mut facts, position(Topic::Members, offset as u64), command);
     }
     assert_eq!(state(&facts), AddressState::Suppressed);
-    let redelivered = step(&Members, &mut facts, position(Topic::Members, 0), upsert(r#"{"email":"old@example.com"}"#));
+    let redelivered =
+        step(&Members::default(), &mut facts, position(Topic::Members, 0), upsert(r#"{"email":"old@example.com"}"#));
     assert_eq!(redelivered, Output::default(), "an older command comes too late");
-    let again = step(&Members, &mut facts, position(Topic::Members, 2), upsert(r#"{"addresses":{}}"#));
+    let again = step(&Members::default(), &mut facts, position(Topic::Members, 2), upsert(r#"{"addresses":{}}"#));
     let index = AddressRow::key("shop", "email", "m@example.com", "m");
     assert!(
         matches!(&again.rows[..], [Write::Put(cells)] if cells.key == index),
         "the index is written again: {again:?}"
     );
-    step(&Members, &mut facts, position(Topic::Members, 3), upsert(r#"{"email":"new@example.com"}"#));
+    step(&Members::default(), &mut facts, position(Topic::Members, 3), upsert(r#"{"email":"new@example.com"}"#));
     assert_eq!(state(&facts), AddressState::Active);
 }
 
@@ -423,6 +534,8 @@ fn about(member: &str, action: MemberAction, address: &str) -> MemberCommand {
         channel: (!upsert).then_some(Channel::Email),
         address: (!upsert).then(|| address.into()),
         reason: (action == MemberAction::Suppress).then(|| "550".into()),
+        category: None,
+        proof: None,
     }
 }
 
@@ -455,7 +568,7 @@ fn a_suppressed_address_outlives_the_member_and_is_met_by_the_next() {
     let mut offset = 0;
     let mut does = |facts: &mut Facts, member: &str, action| {
         offset += 1;
-        step(&Members, facts, position(Topic::Members, offset), about(member, action, DEAD))
+        step(&Members::default(), facts, position(Topic::Members, offset), about(member, action, DEAD))
     };
     does(&mut facts, "m", Upsert);
     does(&mut facts, "m", Suppress);
@@ -495,11 +608,11 @@ fn an_address_that_misses_three_in_a_row_within_thirty_days_rests_until_it_is_he
         ("and revives", &[(Missed, 0), (Missed, 1), (Missed, 2), (Heard, 3)], Active),
     ] {
         let mut facts = Facts::default();
-        step(&Members, &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
+        step(&Members::default(), &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
         for (offset, (action, day)) in (1..).zip(history) {
             let at = NOW.plus(Duration::from_secs(day * 24 * 3_600));
             let command = MemberCommand { at, ..about("m", *action, DEAD) };
-            step(&Members, &mut facts, position(Topic::Members, offset), command);
+            step(&Members::default(), &mut facts, position(Topic::Members, offset), command);
         }
         assert_eq!(stands(&facts, "m"), Some(state), "{sentence}");
         assert_eq!(on_the_list(&facts), None, "{sentence}: it is the member's own, and no suppression");
@@ -521,8 +634,8 @@ fn the_first_word_about_an_address_stands_and_is_what_profiles_copy() {
         since: first,
     };
     facts.apply(&[row.clone().put()]);
-    step(&Members, &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
-    step(&Members, &mut facts, position(Topic::Members, 1), about("m", Suppress, DEAD));
+    step(&Members::default(), &mut facts, position(Topic::Members, 0), about("m", Upsert, DEAD));
+    step(&Members::default(), &mut facts, position(Topic::Members, 1), about("m", Suppress, DEAD));
     assert_eq!(on_the_list(&facts), Some(row));
     let member = facts.one::<MemberRow>(&MemberRow::read_one("shop", "m", "profile", "")).unwrap().unwrap();
     let address = &Profile::from_row(&member).unwrap().addresses[&Channel::Email][0];
@@ -533,19 +646,19 @@ fn the_first_word_about_an_address_stands_and_is_what_profiles_copy() {
 fn a_redelivered_suppression_says_all_of_it_again() {
     use MemberAction::{Suppress, Upsert};
     let mut facts = Facts::default();
-    step(&Members, &mut facts, position(Topic::Members, 0), about("n", Upsert, DEAD));
-    step(&Members, &mut facts, position(Topic::Members, 1), about("m", Upsert, DEAD));
+    step(&Members::default(), &mut facts, position(Topic::Members, 0), about("n", Upsert, DEAD));
+    step(&Members::default(), &mut facts, position(Topic::Members, 1), about("m", Upsert, DEAD));
     let at = position(Topic::Members, 2);
-    step(&Members, &mut facts, at, about("m", Suppress, DEAD));
+    step(&Members::default(), &mut facts, at, about("m", Suppress, DEAD));
     // The process ended between the member's row and the list.
     let SuppressionRow { project, channel, shard, address, .. } = on_the_list(&facts).unwrap();
     let key = SuppressionRow::key(project, channel, shard, address);
     facts.apply(&[Write::Delete { table: SuppressionRow::TABLE, key, fence: None }]);
-    let again = step(&Members, &mut facts, at, about("m", Suppress, DEAD));
+    let again = step(&Members::default(), &mut facts, at, about("m", Suppress, DEAD));
     assert!(on_the_list(&facts).is_some());
     assert_eq!(told(&again), [("n", Suppress)]);
     // Or between the list and the log.
-    assert_eq!(told(&step(&Members, &mut facts, at, about("m", Suppress, DEAD))), [("n", Suppress)]);
+    assert_eq!(told(&step(&Members::default(), &mut facts, at, about("m", Suppress, DEAD))), [("n", Suppress)]);
 }
 
 #[test]
@@ -553,7 +666,7 @@ fn what_a_command_may_find_suppressed_is_read_for_it() {
     use MemberAction::{Delete, Heard, Suppress, Upsert};
     let tables = |command| {
         let incoming = Incoming { position: position(Topic::Members, 0), input: command };
-        let reads = Members.needs(&incoming, &Facts::default(), NOW);
+        let reads = Members::default().needs(&incoming, &Facts::default(), NOW);
         reads.into_iter().map(|read| read.table).collect::<Vec<_>>()
     };
     assert_eq!(tables(about("m", Upsert, DEAD)), ["members", "suppressions"]);

@@ -3,10 +3,15 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use bellwether_processors::{
-    content::{ContentError, EventAttributes, context},
+    content::{ContentError, EventAttributes, OwnLink, context},
     definitions::{Compiled, Finding, Projects, ProviderCheck, SettingProblem},
 };
-use bellwether_schemas::{Channel, Timestamp, definitions::Definitions, member::Profile, records::Event};
+use bellwether_schemas::{
+    Channel, Timestamp,
+    definitions::{Consent, Definitions},
+    member::Profile,
+    records::Event,
+};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -236,11 +241,15 @@ fn tracked(change: Value) -> Value {
 }
 
 #[test]
-fn only_a_project_with_tracking_can_say_where_to_unsubscribe() {
+fn only_a_project_with_tracking_can_name_our_links() {
     let mut shop = shop();
-    shop["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] = json!("Stop: {{ unsubscribe_url }}");
+    let text = "Stop: {{ unsubscribe_url }}, choose: {{ preferences_url }}, confirm: {{ confirm_url }}";
+    shop["templates"]["order_placed"]["channels"]["sms"]["en"]["text"] = json!(text);
     let findings = compile(shop.clone()).unwrap_err();
-    assert!(findings.iter().any(|f| f.problem.contains("unknown variable `unsubscribe_url`")), "{findings:?}");
+    for link in OwnLink::ALL {
+        let problem = format!("unknown variable `{}`", link.variable());
+        assert!(findings.iter().any(|f| f.problem.contains(&problem)), "{problem}: {findings:?}");
+    }
     for base_url in
         ["https://links.example", "https://shop.example:8443/l/", "http://127.0.0.1:8080", "http://[::1]:1/x"]
     {
@@ -248,8 +257,31 @@ fn only_a_project_with_tracking_can_say_where_to_unsubscribe() {
         let shop = compile(shop.clone()).unwrap_or_else(|findings| panic!("{base_url}: {findings:?}"));
         let context = delivery_context(&json!({"order": {"number": "1", "total": 2}, "total": 2}), &Profile::default());
         let said = shop.render("order_placed", Channel::Sms, Some("en"), &context).unwrap().variant.text.unwrap();
-        assert_eq!(said, "Stop: unsubscribe-url.bellwether.invalid");
+        let [stop, choose, confirm] = OwnLink::ALL.map(OwnLink::place);
+        assert_eq!(said, format!("Stop: {stop}, choose: {choose}, confirm: {confirm}"));
     }
+}
+
+#[test]
+fn a_link_that_confirms_belongs_into_the_e_mail_that_asks_for_it() {
+    let remarks = |on: &str, channel: &str| {
+        let mut shop = shop();
+        shop["project"]["tracking"] = tracked(json!({}));
+        shop["flows"]["order_placed"]["on"] = on.into();
+        shop["flows"]["order_placed"]["when"] = Value::Null;
+        shop["templates"]["order_placed"]["channels"][channel]["en"]["text"] = json!("Yours? {{ confirm_url }}");
+        let remarks = compile(shop).unwrap().remarks().to_vec();
+        remarks.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    let remark = |channel: &str| {
+        format!(
+            "templates.order_placed.channels.{channel}.en.text: `confirm_url` has nothing to confirm here; \
+             name it only in e-mail of flows on `bellwether.address.unconfirmed`"
+        )
+    };
+    assert_eq!(remarks("bellwether.address.unconfirmed", "email"), [""; 0]);
+    assert_eq!(remarks("bellwether.address.unconfirmed", "sms"), [remark("sms")]);
+    assert_eq!(remarks("shop.order.placed", "email"), [remark("email")]);
 }
 
 #[test]
@@ -387,6 +419,87 @@ fn a_sample_member_promises_what_members_have() {
         changed("templates/order_placed/channels/sms/en/text", json!("{{ member.attributes.tier }} {{ member.name }}"));
     document["templates"]["order_placed"]["sample"]["member"] = json!({"name": "Ana", "attributes": {"tier": "gold"}});
     compile(document).unwrap();
+}
+
+/// The shop whose flow is of a category, beside what the project declares.
+fn of_category(category: &str, declared: Value) -> Value {
+    let mut document = changed("project/categories", declared);
+    document["flows"]["order_placed"]["notify"]["category"] = category.into();
+    document
+}
+
+#[test]
+fn what_a_category_asks_of_a_member_is_declared_built_in_or_told_by_the_lane() {
+    use Consent::{Assumed, Required, Unrefusable};
+    let title = |consent: &str| json!({"title": "T", "consent": consent});
+    for (sentence, document, category, consent) in [
+        ("marketing needs consent", shop(), "marketing", Required),
+        ("that of what one waits for is assumed", shop(), "transactional", Assumed),
+        (
+            "unless it is declared otherwise",
+            of_category("transactional", json!({"transactional": title("unrefusable")})),
+            "transactional",
+            Unrefusable,
+        ),
+        (
+            "a declared category is as it says",
+            of_category("tips", json!({"tips": title("required")})),
+            "tips",
+            Required,
+        ),
+        ("while none is declared, the lane tells", of_category("tips", json!({})), "tips", Assumed),
+        ("what nobody knows must be asked for", shop(), "unheard_of", Required),
+    ] {
+        assert_eq!(compile(document).unwrap().consent_of(category), consent, "{sentence}");
+    }
+    let mut bulk = of_category("tips", json!({}));
+    bulk["flows"]["order_placed"]["notify"]["lane"] = "bulk".into();
+    assert_eq!(compile(bulk).unwrap().consent_of("tips"), Required);
+
+    let titles = json!({"orders": {"title": {"en": "Orders", "es": "Pedidos"}, "consent": "assumed"}});
+    let compiled = compile(of_category("orders", titles)).unwrap();
+    let names: Vec<&str> = compiled.categories().map(|(name, _)| name).collect();
+    assert_eq!(names, ["marketing", "orders", "transactional"]);
+    let (_, orders) = compiled.categories().nth(1).unwrap();
+    for (locale, text) in
+        [(Some("es"), "Pedidos"), (Some("es-AR"), "Pedidos"), (Some("pt"), "Orders"), (None, "Orders")]
+    {
+        assert_eq!(orders.title.of(locale), text, "{locale:?}");
+    }
+}
+
+#[test]
+fn wrong_categories_are_told_with_place_and_remedy() {
+    let told = |document: Value| {
+        let findings = compile(document).unwrap_err();
+        findings.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    let orders = |title: Value| json!({"orders": {"title": title, "consent": "assumed"}});
+    assert_eq!(
+        told(of_category("ordres", orders("Orders".into()))),
+        [
+            "flows.order_placed.notify.category: the category `ordres` is not declared (did you mean `orders`?); declare it in \
+          `project.categories`, or use one of marketing, orders, transactional"
+        ]
+    );
+    assert_eq!(
+        told(of_category("orders", orders(" ".into()))),
+        ["project.categories.orders.title: the title is empty; write what members read"]
+    );
+    assert_eq!(
+        told(of_category("orders", orders(json!({"es": "Pedidos", "es_ar": "Pedidos"})))),
+        [
+            "project.categories.orders.title: there is no title in the default locale `en`; add it: it is shown to whoever reads none of the \
+             others",
+            "project.categories.orders.title.es_ar: the locale `es_ar` is spelled unusually; write `es-AR`",
+        ]
+    );
+    assert_eq!(
+        told(of_category("transactional", json!({"Our Tips": {"title": "T", "consent": "required"}}))),
+        [
+            "project.categories.Our Tips: the name has other characters than a-z, 0-9, `_` and `-`; use 1 to 63 of a-z, 0-9, `_` and `-`"
+        ]
+    );
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn member() -> Profile {
             (Channel::Email, address("m@example.com")),
             (Channel::Sms, address("+34600000001")),
         ]),
-        opt_ins: BTreeMap::from([(Channel::Email, true), (Channel::Sms, true)]),
+        opt_ins: BTreeMap::from([(Channel::Email, true.into()), (Channel::Sms, true.into())]),
         ..Profile::default()
     }
 }

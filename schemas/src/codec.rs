@@ -75,7 +75,7 @@ macro_rules! encoded {
 // Name of the schema file, then the names of older versions in `avro/history`, newest first.
 encoded! {
     Event, "event";
-    MemberCommand, "member_command", "1";
+    MemberCommand, "member_command", "2", "1";
     Notification, "notification", "2", "1";
     Delivery, "delivery", "1";
     Receipt, "receipt", "1";
@@ -158,6 +158,7 @@ impl Record {
     /// A record and its schema disagree.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
         match self {
+            Self::Event(r) => encode(r),
             Self::Member(r) => encode(r),
             Self::Notification(r) => encode(r),
             Self::Delivery(r) => encode(r),

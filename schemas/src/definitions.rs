@@ -54,12 +54,106 @@ pub struct Project {
     /// How many messages a member gets at most, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub caps: BTreeMap<String, Cap>,
+    /// What members may want or not, by name. [`Category::MARKETING`] and [`Category::TRANSACTIONAL`] are there without being declared.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub categories: BTreeMap<String, Category>,
+    /// Whether a new e-mail address has to be confirmed by its owner where it comes with an opt-in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub double_opt_in: bool,
     /// How links are followed and openings seen; absent: neither is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracking: Option<Tracking>,
     /// What members may have as attributes; none is promised, so a template gives each a default. Without this, templates may name any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<BTreeMap<String, Schema>>,
+}
+
+/// A kind of message as members see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Category {
+    /// What members read of it.
+    pub title: Title,
+    /// Whether they have to ask for it, and may refuse it.
+    pub consent: Consent,
+}
+
+impl Category {
+    /// Category of the bulk lane's flows that name none; it needs consent unless it is declared otherwise.
+    pub const MARKETING: &str = "marketing";
+    /// Category of the transactional lane's flows that name none; consent is assumed unless it is declared otherwise.
+    pub const TRANSACTIONAL: &str = "transactional";
+
+    /// The categories that are there without being declared.
+    #[must_use]
+    pub fn built_in() -> BTreeMap<String, Self> {
+        let of = |title: &str, consent| Self { title: Title::Plain(title.to_owned()), consent };
+        BTreeMap::from([
+            (Self::MARKETING.to_owned(), of("Marketing", Consent::Required)),
+            (Self::TRANSACTIONAL.to_owned(), of("Transactional", Consent::Assumed)),
+        ])
+    }
+}
+
+/// Whether a member must have asked for a category.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consent {
+    /// Nothing is sent without an opt-in.
+    Required,
+    /// It is sent unless the member refused.
+    Assumed,
+    /// It is sent even where the member refused: what the law or the contract demands.
+    Unrefusable,
+}
+
+impl Consent {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Required, Self::Assumed, Self::Unrefusable];
+
+    /// The name in definitions.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::Assumed => "assumed",
+            Self::Unrefusable => "unrefusable",
+        }
+    }
+}
+
+/// A text for people, in one language or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Title {
+    /// The same for everybody.
+    Plain(String),
+    /// By locale (BCP 47); [`Title::OTHERS`] is for whoever has none of them.
+    ByLocale(BTreeMap<String, String>),
+}
+
+impl Title {
+    /// The locale "undetermined" of BCP 47. Compiling sets it to the project's default locale's text where it is absent.
+    pub const OTHERS: &str = "und";
+
+    /// The text for a locale: its own, else its language's, else that for all others.
+    #[must_use]
+    pub fn of(&self, locale: Option<&str>) -> &str {
+        match self {
+            Self::Plain(text) => text,
+            Self::ByLocale(texts) => {
+                // `es-AR`, then `es`.
+                let mut wanted = locale;
+                while let Some(locale) = wanted {
+                    if let Some(text) = texts.get(locale) {
+                        return text;
+                    }
+                    wanted = locale.rsplit_once('-').map(|(wider, _)| wider);
+                }
+                texts.get(Self::OTHERS).or_else(|| texts.values().next()).map_or("", String::as_str)
+            }
+        }
+    }
 }
 
 /// A part of the day.
@@ -189,9 +283,6 @@ pub struct Tracking {
 }
 
 impl Tracking {
-    /// What a text says in place of `{{ unsubscribe_url }}` until the delivery's own link takes its place. It needs no escaping in any text.
-    pub const UNSUBSCRIBE_PLACE: &str = "unsubscribe-url.bellwether.invalid";
-
     /// [`Self::channels`] where it is absent: all that have links but SMS, whose length costs money.
     #[must_use]
     pub fn default_channels() -> Vec<Channel> {
@@ -646,7 +737,7 @@ pub struct Notify {
     pub kind: Option<String>,
     /// Lane.
     pub lane: Lane,
-    /// What kind of message it is, for caps: `transactional` or `marketing` by the lane where it is absent.
+    /// What kind of message it is, for consent and caps: `transactional` or `marketing` by the lane where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
     /// 0 to 9: the greater, the more important, where a cap keeps places.

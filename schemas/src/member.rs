@@ -47,6 +47,105 @@ pub enum AddressState {
     Suppressed,
     /// No: too often in a row nobody was to be reached there. What the channel shows of it later revives it.
     Quarantined,
+    /// Not yet: whose it is, is not confirmed (double opt-in). It takes the letter that asks for it, and nothing else.
+    Unconfirmed,
+}
+
+/// What a member said of a channel: of the channel as a whole, and of single categories.
+///
+/// As JSON a plain boolean is the whole channel; an object names categories, and the channel as a whole [`ByCategory::WHOLE`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Said", into = "Said")]
+pub struct ByCategory {
+    /// The channel as a whole: given, refused, or never said.
+    pub all: Option<bool>,
+    /// Single categories: given or refused; absent where the member never said.
+    pub categories: BTreeMap<String, bool>,
+}
+
+impl ByCategory {
+    /// What stands for the channel as a whole where categories are named.
+    pub const WHOLE: &str = "*";
+
+    /// What the member says of a category. Who refuses the channel refuses all of it; else the category's own word counts, else the channel's.
+    #[must_use]
+    pub fn says(&self, category: &str) -> Option<bool> {
+        match self.all {
+            Some(false) => Some(false),
+            all => self.categories.get(category).copied().or(all),
+        }
+    }
+
+    /// Whether the member said nothing at all.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.all.is_none() && self.categories.is_empty()
+    }
+
+    /// Whether the member wants anything by this channel.
+    #[must_use]
+    pub fn wants_any(&self) -> bool {
+        self.all != Some(false) && (self.all == Some(true) || self.categories.values().any(|given| *given))
+    }
+}
+
+/// The whole channel.
+impl From<bool> for ByCategory {
+    fn from(all: bool) -> Self {
+        Self { all: Some(all), categories: BTreeMap::new() }
+    }
+}
+
+/// [`ByCategory`] as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Whole(bool),
+    Each(BTreeMap<String, bool>),
+}
+
+impl From<Said> for ByCategory {
+    fn from(said: Said) -> Self {
+        match said {
+            Said::Whole(all) => all.into(),
+            Said::Each(mut categories) => Self { all: categories.remove(Self::WHOLE), categories },
+        }
+    }
+}
+
+impl From<ByCategory> for Said {
+    fn from(ByCategory { all, mut categories }: ByCategory) -> Self {
+        match all {
+            Some(all) if categories.is_empty() => Self::Whole(all),
+            _ => {
+                categories.extend(all.map(|all| (ByCategory::WHOLE.to_owned(), all)));
+                Self::Each(categories)
+            }
+        }
+    }
+}
+
+/// How a [`Patch`] changes what a member says of a channel: null withdraws.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OptInPatch {
+    /// The channel as a whole; the words about single categories stand.
+    Whole(Option<bool>),
+    /// Each category that is named, and the channel as a whole as [`ByCategory::WHOLE`].
+    Each(BTreeMap<String, Option<bool>>),
+}
+
+impl OptInPatch {
+    /// Each statement: the category, or [`ByCategory::WHOLE`], and what is said. The whole channel comes last, so that what is said of it stands.
+    pub fn statements(&self) -> impl Iterator<Item = (&str, Option<bool>)> {
+        let (each, whole) = match self {
+            Self::Whole(said) => (None, Some(*said)),
+            Self::Each(each) => (Some(each), each.get(ByCategory::WHOLE).copied()),
+        };
+        let each = each.into_iter().flatten().map(|(category, said)| (category.as_str(), *said));
+        let each = each.filter(|(category, _)| *category != ByCategory::WHOLE);
+        each.chain(whole.map(|said| (ByCategory::WHOLE, said)))
+    }
 }
 
 /// What is known of a member.
@@ -60,8 +159,8 @@ pub struct Profile {
     pub channels: Vec<Channel>,
     /// Addresses by channel, the preferred one first.
     pub addresses: BTreeMap<Channel, Vec<Address>>,
-    /// Opt-ins by channel: given, refused, or absent where the member never said.
-    pub opt_ins: BTreeMap<Channel, bool>,
+    /// Opt-ins by channel and category: given, refused, or absent where the member never said. The fold of the ledger of consent.
+    pub opt_ins: BTreeMap<Channel, ByCategory>,
     /// Anything the client keeps; `member.attributes` in templates and conditions.
     pub attributes: serde_json::Map<String, serde_json::Value>,
     /// When the profile was first written.
@@ -148,9 +247,9 @@ pub struct Patch {
     /// Preferred channels in order.
     #[serde(skip_serializing_if = "Option::is_none", with = "present")]
     pub channels: Option<Option<Vec<Channel>>>,
-    /// Opt-ins, merged by channel; null withdraws the statement.
+    /// Opt-ins, merged by channel and category; null withdraws the statement.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub opt_ins: BTreeMap<Channel, Option<bool>>,
+    pub opt_ins: BTreeMap<Channel, OptInPatch>,
     /// Attributes, merged by name; null removes one.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     pub attributes: serde_json::Map<String, serde_json::Value>,
@@ -171,7 +270,7 @@ struct Written {
     time_zone: Option<Option<String>>,
     #[serde(with = "present")]
     channels: Option<Option<Vec<Channel>>>,
-    opt_ins: BTreeMap<Channel, Option<bool>>,
+    opt_ins: BTreeMap<Channel, OptInPatch>,
     attributes: serde_json::Map<String, serde_json::Value>,
 }
 

@@ -26,6 +26,9 @@ pub struct Event {
 }
 
 impl Event {
+    /// The type of the event by which we tell that an address is to be confirmed, so that a flow can send the letter. Its data: `address`.
+    pub const UNCONFIRMED: &str = "bellwether.address.unconfirmed";
+
     /// The id that everything caused by this event derives from.
     #[must_use]
     pub fn event_id(&self) -> EventId {
@@ -54,6 +57,12 @@ pub struct MemberCommand {
     pub address: Option<String>,
     /// For `suppress` and `opt_out`: why.
     pub reason: Option<String>,
+    /// For `opt_in` and `opt_out`: the category; absent is the whole channel.
+    #[serde(default)]
+    pub category: Option<String>,
+    /// For what changes consent: what shows it, such as the form and the text that was shown, an IP address, a message's id, a file.
+    #[serde(default)]
+    pub proof: Option<String>,
 }
 
 /// What a [`MemberCommand`] asks for.
@@ -66,9 +75,9 @@ pub enum MemberAction {
     Delete,
     /// Stop using one address.
     Suppress,
-    /// The member wants nothing more by this channel.
+    /// The member wants nothing more by this channel, or nothing of one category.
     OptOut,
-    /// The member wants this channel again.
+    /// The member wants this channel, or one category by it.
     OptIn,
     /// One more address of the channel, found by the channel itself: a linked chat, a subscribed browser, an app's token.
     AddAddress,
@@ -80,6 +89,8 @@ pub enum MemberAction {
     Heard,
     /// Nobody was to be reached at this address.
     Missed,
+    /// The member confirmed that the address is theirs.
+    Confirm,
 }
 
 /// The intent to tell one member one thing.
@@ -184,6 +195,11 @@ pub struct Receipt {
     pub detail: Option<String>,
     /// The address it went to, where the receipt must act on it (suppression).
     pub address: Option<String>,
+}
+
+impl Receipt {
+    /// What [`Self::detail`] says where the member followed a link of ours to unsubscribe.
+    pub const BY_LINK: &str = "the member unsubscribed by the link";
 }
 
 /// What a receipt says. The order of [`ReceiptKind::rank`] is the order of a message's life.
@@ -560,6 +576,8 @@ impl Standing {
 /// A record on its way to the log, still typed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
+    /// To `events`.
+    Event(Event),
     /// To `members`.
     Member(MemberCommand),
     /// To the lane's `notifications`.
@@ -592,6 +610,7 @@ impl Record {
     #[must_use]
     pub const fn topic(&self) -> Topic {
         match self {
+            Self::Event(_) => Topic::Events,
             Self::Member(_) => Topic::Members,
             Self::Notification(n) => Topic::Notifications(n.lane),
             Self::Delivery(d) => Topic::Deliveries(d.channel, d.lane),
@@ -609,6 +628,7 @@ impl Record {
     pub fn key(&self) -> Vec<u8> {
         let member = |project: &str, member: &str| MemberKey::new(project, member).to_string().into_bytes();
         match self {
+            Self::Event(r) => member(&r.project, r.subject.as_deref().unwrap_or_default()),
             Self::Member(r) => member(&r.project, &r.member),
             Self::Notification(r) => member(&r.project, &r.member),
             Self::Delivery(r) => member(&r.project, &r.member),

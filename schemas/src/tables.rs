@@ -28,7 +28,7 @@ row! {
             channels: Option<String>,
             /// Profile: JSON object of channel → list of [`crate::member::Address`].
             addresses: Option<String>,
-            /// Profile: JSON object of channel → boolean.
+            /// Profile: JSON object of channel → [`crate::member::ByCategory`].
             opt_ins: Option<String>,
             /// Profile: JSON object of anything the client keeps.
             attributes: Option<String>,
@@ -208,6 +208,43 @@ impl SuppressionRow {
 }
 
 row! {
+    /// One statement of a member's consent. Only ever added, never changed: what stands in the profile is the fold of these. The key is that of the
+    /// command that caused it, so a redelivery writes the same row; the table needs no fence.
+    ConsentRow in "consents" {
+        partition {
+            /// Project.
+            project: String,
+            /// `client_user_id`.
+            member: String,
+        }
+        clustering {
+            /// Offset of the command in the member's partition of `members`: the order in which statements count.
+            applied: i64,
+            /// Channel.
+            channel: String,
+            /// Category, or [`crate::member::ByCategory::WHOLE`].
+            category: String,
+        }
+        columns {
+            /// When it was said.
+            at: Timestamp,
+            /// `given`, `refused`, `withdrawn` or `confirmed`.
+            state: String,
+            /// Who said so, as the command names them.
+            actor: String,
+            /// By which way: `api`, `import`, `operator`, `link`, `preference_page`, a channel, or what the client calls it.
+            source: String,
+            /// The address, where it is about one.
+            address: Option<String>,
+            /// What shows it.
+            proof: Option<String>,
+            /// Position of the command (law 2), `topic/partition/offset`.
+            position: String,
+        }
+    }
+}
+
+row! {
     /// Who comes by a link: what a chat says of itself names no member. Ends by itself.
     LinkRow in "links" {
         partition {
@@ -380,6 +417,7 @@ pub fn all() -> Vec<&'static crate::rows::Table> {
         AddressRow::TABLE,
         LinkRow::TABLE,
         SuppressionRow::TABLE,
+        ConsentRow::TABLE,
     ]
 }
 

@@ -80,8 +80,8 @@ fn error() -> impl Strategy<Value = ErrorKind> {
 }
 
 fn action() -> impl Strategy<Value = MemberAction> {
-    use MemberAction::{Delete, OptIn, OptOut, Suppress, Upsert};
-    select(vec![Upsert, Delete, Suppress, OptOut, OptIn])
+    use MemberAction::{Confirm, Delete, OptIn, OptOut, Suppress, Upsert};
+    select(vec![Upsert, Delete, Suppress, OptOut, OptIn, Confirm])
 }
 
 /// A strategy for a record from one strategy a field; in two groups, because a tuple of strategies holds twelve.
@@ -100,6 +100,7 @@ record!(event: Event {
 record!(member_command: MemberCommand {
     project: text(), member: text(), at: at(), actor: text(), action: action();
     patch: optional(text()), channel: optional(channel()), address: optional(text()), reason: optional(text()),
+    category: optional(text()), proof: optional(text()),
 });
 record!(notification: Notification {
     id: id(NotificationId), project: text(), member: text(), event: id(EventId), event_type: text(), flow: text(),

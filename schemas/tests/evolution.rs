@@ -58,7 +58,7 @@ impl Released for Event {
 }
 
 impl Released for MemberCommand {
-    fn sample(_version: u32) -> Self {
+    fn sample(version: u32) -> Self {
         Self {
             project: "shop".into(),
             member: "m-17".into(),
@@ -69,6 +69,8 @@ impl Released for MemberCommand {
             channel: Some(Channel::Sms),
             address: Some("+491701234567".into()),
             reason: Some("unreachable".into()),
+            category: (version > 2).then(|| "newsletter".into()),
+            proof: (version > 2).then(|| "message SM1".into()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `bellwether members get|put|delete|import`: members one by one, and a whole file streamed with its progress.
+//! `bellwether members get|put|delete|consents|import`: members one by one, and a whole file streamed with its progress.
 
 use super::{
     Connection,
@@ -6,6 +6,7 @@ use super::{
     print, print_json,
 };
 use crate::http::{
+    consents::{Consent, ConsentPage},
     imports::{IMPORT_ID, ImportReport},
     members::Member,
 };
@@ -52,6 +53,14 @@ pub enum Action {
     Delete {
         /// client_user_id
         id: String,
+    },
+    /// Shows the ledger of what a member consented to, the oldest line first.
+    Consents {
+        /// client_user_id
+        id: String,
+        /// At most so many lines.
+        #[arg(long, default_value_t = 1_000)]
+        limit: usize,
     },
     /// Imports a CSV or JSON-lines file of any length; bad rows are reported, and harm no good one.
     Import {
@@ -102,11 +111,44 @@ impl Members {
                 print_json(&answer)
             }
             Action::Delete { id } => client.delete(&path(&id)).await,
+            Action::Consents { id, limit } => {
+                let all = consents(&client, &format!("{}/consents", path(&id)), limit).await?;
+                if self.connection.json { print_json(&all) } else { print(&ledger(&all)) }
+            }
             Action::Import { file, format } => {
                 import(&client, "/v1/members/import", &file, format, self.connection.json).await
             }
         }
     }
+}
+
+async fn consents(client: &Client, path: &str, limit: usize) -> anyhow::Result<Vec<Consent>> {
+    let mut all = Vec::new();
+    let mut cursor: Option<String> = None;
+    while all.len() < limit {
+        let page_size = (limit - all.len()).min(1_000).to_string();
+        let mut query = vec![("limit", page_size.as_str())];
+        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+        let page: ConsentPage = client.get(path, &query).await?;
+        all.extend(page.consents);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+fn ledger(all: &[Consent]) -> String {
+    if all.is_empty() {
+        return "nothing was ever said\n".into();
+    }
+    let line = |one: &Consent| {
+        let proof = one.proof.as_deref().unwrap_or("no proof");
+        let Consent { at, channel, category, state, actor, source, .. } = one;
+        format!("{at}  {channel:9}  {category:16}  {state:9}  {source} ({actor}): {proof}\n")
+    };
+    all.iter().map(line).collect()
 }
 
 fn fields_from(text: String) -> anyhow::Result<Map<String, Value>> {

@@ -9,9 +9,9 @@ use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
     definitions::{
-        ApprovedTemplate, Attachment, Button, Cap, DeclaredEvent, Exceed, Flow, Media, MediaKind, MessageType, Notify,
-        OnAmbiguous, Per, Project, Provider, QuietHours, Sample, Schema, Secret, Template, Tracking, ValueFormat,
-        ValueKind, Variant, Weekday, Weighted, Window,
+        ApprovedTemplate, Attachment, Button, Cap, Category, Consent, DeclaredEvent, Exceed, Flow, Media, MediaKind,
+        MessageType, Notify, OnAmbiguous, Per, Project, Provider, QuietHours, Sample, Schema, Secret, Template, Title,
+        Tracking, ValueFormat, ValueKind, Variant, Weekday, Weighted, Window,
     },
 };
 use serde_json::{Map, Value};
@@ -157,7 +157,7 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        const FIELDS: [&str; 9] = [
+        const FIELDS: [&str; 11] = [
             "name",
             "default_locale",
             "default_region",
@@ -165,6 +165,8 @@ impl Reader {
             "quiet_hours",
             "holidays",
             "caps",
+            "categories",
+            "double_opt_in",
             "tracking",
             "attributes",
         ];
@@ -187,9 +189,35 @@ impl Reader {
                     Some(r.entries(n).iter().map(|entry| (entry.key.clone(), r.cap(&entry.value))).collect())
                 })
                 .unwrap_or_default(),
+            categories: self
+                .optional(&fields, "categories", |r, n| {
+                    Some(r.entries(n).iter().map(|entry| (entry.key.clone(), r.category(&entry.value))).collect())
+                })
+                .unwrap_or_default(),
+            double_opt_in: self.optional(&fields, "double_opt_in", Self::boolean).unwrap_or_default(),
             tracking: self.optional(&fields, "tracking", Self::tracking),
             attributes: self.optional(&fields, "attributes", Self::properties),
         }
+    }
+
+    fn category(&mut self, node: &Node) -> Category {
+        let fields = self.fields(node, &["title", "consent"]);
+        let consents = Consent::ALL.map(|consent| (consent.name(), consent));
+        Category {
+            title: self.required(&fields, "title", |r, n| r.title(n).map(Some)).unwrap_or(Title::Plain(String::new())),
+            consent: self
+                .required(&fields, "consent", |r, n| r.choice(n, "consent", &consents).map(Some))
+                .unwrap_or(Consent::Required),
+        }
+    }
+
+    /// A text, or one for each locale.
+    fn title(&mut self, node: &Node) -> Option<Title> {
+        if !matches!(node.kind, Kind::Map(_)) {
+            return self.text(node).map(Title::Plain);
+        }
+        let entries = self.entries(node).iter();
+        Some(Title::ByLocale(entries.filter_map(|e| Some((e.key.clone(), self.text(&e.value)?))).collect()))
     }
 
     /// `None` where its key cannot be read, which has been told.

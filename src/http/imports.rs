@@ -21,7 +21,7 @@ use axum::{
 };
 use bellwether_connectors::log::Append;
 use bellwether_schemas::{
-    records::Record,
+    records::{MemberCommand, Record},
     rows::{Cells, Read, Row, Span, Write},
     tables::{ImportRejectRow, ImportRow},
 };
@@ -272,7 +272,11 @@ impl Batch for MemberBatch {
         let (id, fields) = rows::member(fields)?;
         profile::member_id(&id)?;
         let patch = profile::patch(fields, self.region.as_deref())?;
-        let command = upsert_command(&self.caller, id, &patch, self.shared.now())?;
+        self.shared.all_declared(self.caller.project(), &patch)?;
+        let command = MemberCommand {
+            actor: format!("import {}", self.caller.0.name),
+            ..upsert_command(&self.caller, id, &patch, self.shared.now())?
+        };
         let append = Append::of(&Record::Member(command))
             .map_err(|error| FieldError::new("row", format!("cannot be written: {error}"), "send plain values"))?;
         self.bytes += append.payload.len();

@@ -244,6 +244,8 @@ impl Shared {
                 channel: Some(Channel::WebPush),
                 address: Some(address.to_owned()),
                 reason: Some(reason.into()),
+                category: None,
+                proof: (action == MemberAction::OptIn).then(|| reason.into()),
             })
         };
         let mut records = Vec::new();

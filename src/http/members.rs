@@ -19,7 +19,7 @@ use axum::{
 use bellwether_connectors::log::Append;
 use bellwether_schemas::{
     Channel, Timestamp, Topic,
-    member::{AddressState, Patch, Profile},
+    member::{AddressState, ByCategory, Patch, Profile},
     records::{MemberAction, MemberCommand, Record},
 };
 use serde::{Deserialize, Serialize};
@@ -53,9 +53,10 @@ pub struct Member {
     /// Preferred channels, in order.
     #[schema(value_type = Vec<String>)]
     pub channels: Vec<Channel>,
-    /// Opt-ins by channel; absent where the member never said.
-    #[schema(value_type = std::collections::HashMap<String, bool>)]
-    pub opt_ins: BTreeMap<Channel, bool>,
+    /// Opt-ins by channel; absent where the member never said. A boolean is about the whole channel; an object says it by category, and of the
+    /// whole channel as `*`.
+    #[schema(value_type = Object)]
+    pub opt_ins: BTreeMap<Channel, ByCategory>,
     /// Anything the client keeps.
     #[schema(value_type = Object)]
     pub attributes: Map<String, Value>,
@@ -73,10 +74,10 @@ pub struct Member {
 pub struct MemberAddress {
     /// In the channel's normal form.
     pub address: String,
-    /// `active` or `suppressed`.
+    /// `active`, `suppressed`, `quarantined` or `unconfirmed`.
     #[schema(value_type = String, example = "active")]
     pub state: AddressState,
-    /// Why it is suppressed.
+    /// Why it is not active.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// RFC 3339.
@@ -117,15 +118,17 @@ pub struct MemberPatch {
     time_zone: Option<String>,
     /// Preferred channels, in order.
     channels: Option<Vec<String>>,
-    /// Merged by channel; null withdraws a statement.
-    opt_ins: Option<std::collections::HashMap<String, Option<bool>>>,
+    /// Merged by channel and category; null withdraws a statement. A boolean or null is about the whole channel; an object names categories, and
+    /// the whole channel as `*`.
+    #[schema(value_type = Object)]
+    opt_ins: Option<Value>,
     /// Merged by name; null removes one.
     #[schema(value_type = Object)]
     attributes: Option<Value>,
 }
 
 impl Member {
-    fn new(id: String, profile: Profile) -> Self {
+    pub(super) fn new(id: String, profile: Profile) -> Self {
         let first = |channel| profile.addresses.get(&channel).and_then(|a| a.first()).map(|a| a.address.clone());
         let (email, phone) = (first(Channel::Email), first(Channel::Sms));
         let shown = |a: bellwether_schemas::member::Address| MemberAddress {
@@ -205,6 +208,7 @@ pub async fn upsert(
         )
     })?;
     let patch = profile::patch(fields, shared.default_region(caller.project()).as_deref())?;
+    shared.all_declared(caller.project(), &patch)?;
     let existed = shared.profile(caller.project(), &id).await?.is_some();
     let command = upsert_command(&caller, id.clone(), &patch, shared.now())?;
     let offset = shared.command(command).await?;
@@ -256,11 +260,11 @@ pub async fn remove(
     })
 }
 
-fn no_member(id: &str) -> Problem {
+pub(super) fn no_member(id: &str) -> Problem {
     Problem::not_found(format!("the project has no member `{id}`"), "create it by PUT /v1/members/{id}").at("id")
 }
 
-fn pending(id: String) -> Response {
+pub(super) fn pending(id: String) -> Response {
     let detail = "the change is on the log and will be applied; read the member again later";
     (StatusCode::ACCEPTED, Json(Pending { id, applied: false, detail: detail.into() })).into_response()
 }
@@ -284,6 +288,8 @@ pub(super) fn upsert_command(
         channel: None,
         address: None,
         reason: None,
+        category: None,
+        proof: None,
     })
 }
 

@@ -9,6 +9,7 @@
 
 pub mod auth;
 pub mod channels;
+pub mod consents;
 pub mod dead_letters;
 pub mod definitions;
 pub mod events;
@@ -217,6 +218,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/suppressions/import", &["post"]),
     ("/v1/channels/whatsapp/templates", &["get"]),
     ("/v1/members/{id}/links", &["post"]),
+    ("/v1/members/{id}/consents", &["get", "post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
     ("/v1/webhooks/{project}/{provider}", &["get", "post"]),
@@ -224,6 +226,8 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/t/{project}/o/{token}", &["get"]),
     ("/t/{project}/d/{token}", &["post"]),
     ("/t/{project}/u/{token}", &["get", "post"]),
+    ("/t/{project}/p/{token}", &["get", "post"]),
+    ("/t/{project}/v/{token}", &["get", "post"]),
     ("/livez", &["get"]),
     ("/readyz", &["get"]),
     ("/metrics", &["get"]),
@@ -243,6 +247,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/events", post(events::accept))
         .route("/v1/members/{id}", get(members::read).put(members::upsert).delete(members::remove))
         .route("/v1/members/{id}/links", post(links::create))
+        .route("/v1/members/{id}/consents", get(consents::list).post(consents::add))
         .route("/v1/imports/{id}", get(imports::progress))
         .route("/v1/imports/{id}/rejects", get(imports::rejects))
         .route("/v1/notifications", get(notifications::of_event))
@@ -270,6 +275,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/t/{project}/o/{token}", get(tracking::open))
         .route("/t/{project}/d/{token}", post(tracking::delivered).options(links::preflight))
         .route("/t/{project}/u/{token}", get(tracking::ask).post(tracking::unsubscribe))
+        .route("/t/{project}/p/{token}", get(tracking::preferences::show).post(tracking::preferences::save))
+        .route("/t/{project}/v/{token}", get(tracking::confirm::ask).post(tracking::confirm::confirm))
         .layer(from_fn_with_state(Arc::clone(&shared), bounded_memory))
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))

@@ -18,6 +18,7 @@ use utoipa::{
     paths(
         super::events::accept,
         super::members::read, super::members::upsert, super::members::remove,
+        super::consents::list, super::consents::add,
         super::links::create, super::links::key, super::links::subscribe,
         super::imports::import, super::imports::progress, super::imports::rejects,
         super::suppressions::list, super::suppressions::show, super::suppressions::put, super::suppressions::remove,
@@ -30,6 +31,8 @@ use utoipa::{
         super::webhooks::receive, super::webhooks::subscribe,
         super::tracking::follow, super::tracking::clicked, super::tracking::open, super::tracking::delivered,
         super::tracking::ask, super::tracking::unsubscribe,
+        super::tracking::preferences::show, super::tracking::preferences::save,
+        super::tracking::confirm::ask, super::tracking::confirm::confirm,
         super::probes::live, super::probes::ready, super::probes::metrics,
         document,
     ),

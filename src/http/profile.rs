@@ -3,8 +3,11 @@
 
 use super::problem::FieldError;
 use bellwether_connectors::channels::web_push::{Hosts, Subscription};
-use bellwether_processors::members::MAX_ADDRESSES;
-use bellwether_schemas::{Channel, member::Patch};
+use bellwether_processors::{definitions::name_problem, members::MAX_ADDRESSES};
+use bellwether_schemas::{
+    Channel,
+    member::{ByCategory, OptInPatch, Patch},
+};
 use email_address::{EmailAddress, Options};
 use jiff::tz::TimeZoneDatabase;
 use serde_json::{Map, Value};
@@ -316,7 +319,7 @@ fn channels(value: Value) -> Result<Option<Vec<Channel>>, FieldError> {
     Ok(Some(channels))
 }
 
-fn opt_ins(value: Value) -> Result<BTreeMap<Channel, Option<bool>>, FieldError> {
+fn opt_ins(value: Value) -> Result<BTreeMap<Channel, OptInPatch>, FieldError> {
     let Value::Object(given) = value else {
         let remedy = "send an object like `{\"email\": true, \"sms\": null}`";
         return Err(FieldError::new("opt_ins", "is not an object", remedy));
@@ -324,17 +327,47 @@ fn opt_ins(value: Value) -> Result<BTreeMap<Channel, Option<bool>>, FieldError> 
     let mut opt_ins = BTreeMap::new();
     for (name, value) in given {
         let field = format!("opt_ins.{}", name.chars().take(100).collect::<String>());
-        let statement = match value {
-            Value::Null => None,
-            Value::Bool(statement) => Some(statement),
-            _ => {
-                let remedy = "send true, false, or null where the member never said";
-                return Err(FieldError::new(field, "is not true, false or null", remedy));
-            }
+        let statements = match value {
+            Value::Object(each) => OptInPatch::Each(by_category(&field, each)?),
+            whole => OptInPatch::Whole(statement(&field, &whole)?),
         };
-        opt_ins.insert(channel(&field, &name)?, statement);
+        opt_ins.insert(channel(&field, &name)?, statements);
     }
     Ok(opt_ins)
+}
+
+fn by_category(field: &str, given: Map<String, Value>) -> Result<BTreeMap<String, Option<bool>>, FieldError> {
+    let mut each = BTreeMap::new();
+    for (name, value) in given {
+        let field = format!("{field}.{}", name.chars().take(100).collect::<String>());
+        if name != ByCategory::WHOLE {
+            category(&field, &name)?;
+        }
+        each.insert(name, statement(&field, &value)?);
+    }
+    Ok(each)
+}
+
+/// Checks what a category is called; whether the project has it, its definitions say.
+///
+/// # Errors
+/// It is no name.
+pub fn category(field: &str, name: &str) -> Result<(), FieldError> {
+    match name_problem(name) {
+        Some(problem) => Err(FieldError::new(field, problem, "use the category's name as the project declares it")),
+        None => Ok(()),
+    }
+}
+
+fn statement(field: &str, value: &Value) -> Result<Option<bool>, FieldError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Bool(statement) => Ok(Some(*statement)),
+        _ => {
+            let remedy = "send true, false, or null where the member never said; or an object of these by category";
+            Err(FieldError::new(field, "is not true, false or null", remedy))
+        }
+    }
 }
 
 fn attributes(value: Value) -> Result<Map<String, Value>, FieldError> {
@@ -373,8 +406,16 @@ mod tests {
         assert_eq!(patch.locale, Some(Some("de-AT".into())));
         assert_eq!(patch.time_zone, Some(Some("Europe/Berlin".into())));
         assert_eq!(patch.channels, Some(Some(vec![Channel::Sms, Channel::Email])));
-        assert_eq!(patch.opt_ins, [(Channel::Email, Some(true)), (Channel::Sms, None)].into());
+        let whole = OptInPatch::Whole;
+        assert_eq!(patch.opt_ins, [(Channel::Email, whole(Some(true))), (Channel::Sms, whole(None))].into());
         assert_eq!(patch.attributes.len(), 2);
+    }
+
+    #[test]
+    fn an_opt_in_is_said_of_a_channel_or_by_category() {
+        let patch = check(json!({"opt_ins": {"email": {"newsletter": false, "tips": null, "*": true}}})).unwrap();
+        let statements: Vec<_> = patch.opt_ins[&Channel::Email].statements().collect();
+        assert_eq!(statements, [("newsletter", Some(false)), ("tips", None), ("*", Some(true))]);
     }
 
     #[test]
@@ -412,6 +453,8 @@ mod tests {
             ("opt_ins", json!({"opt_ins": []})),
             ("opt_ins.fax", json!({"opt_ins": {"fax": true}})),
             ("opt_ins.sms", json!({"opt_ins": {"sms": "yes"}})),
+            ("opt_ins.sms.tips", json!({"opt_ins": {"sms": {"tips": "yes"}}})),
+            ("opt_ins.sms.Our Tips", json!({"opt_ins": {"sms": {"Our Tips": true}}})),
             ("attributes", json!({"attributes": 1})),
             ("attributes", json!({"attributes": {"x": "y".repeat(MAX_ATTRIBUTES_BYTES)}})),
             ("e-mail", json!({"e-mail": "a@b.org"})),

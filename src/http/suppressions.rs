@@ -370,7 +370,7 @@ impl Batch for SuppressionBatch {
     }
 }
 
-fn channel(name: &str) -> Result<Channel, FieldError> {
+pub(super) fn channel(name: &str) -> Result<Channel, FieldError> {
     let bad = |UnknownName { known, .. }| FieldError::new("channel", "is not a channel", format!("use one of {known}"));
     name.parse().map_err(bad)
 }
@@ -380,7 +380,7 @@ fn normal(channel: Channel, address: &str, region: Option<&str>) -> Result<Strin
 }
 
 /// Words that are kept as they are.
-fn words(field: &str, text: &str, most: usize) -> Result<String, FieldError> {
+pub(super) fn words(field: &str, text: &str, most: usize) -> Result<String, FieldError> {
     if text.chars().count() > most || text.chars().any(char::is_control) {
         let remedy = format!("use at most {most} characters of printable text");
         return Err(FieldError::new(field, "is too long, or has a control character", remedy));
@@ -561,6 +561,8 @@ impl Shared {
                 channel: Some(channel(&row.channel)?),
                 address: Some(row.address.clone()),
                 reason: (!row.reason.is_empty()).then(|| row.reason.clone()),
+                category: None,
+                proof: None,
             });
             appends.push(Append::of(&command)?);
         }

@@ -15,8 +15,8 @@ use bellwether_schemas::{
     member::{Address, Patch, Profile},
     records::{DeadLetter, DefinitionSet, Event, Header, MemberAction, MemberCommand, Reason, Receipt},
     tables::{
-        AddressRow, AggregateRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow, LinkRow, MemberRow,
-        StoryRow, SuppressionRow,
+        AddressRow, AggregateRow, ConsentRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow, LinkRow,
+        MemberRow, StoryRow, SuppressionRow,
     },
 };
 use futures::StreamExt;
@@ -243,6 +243,71 @@ async fn a_bad_member_is_refused_by_field_and_leaves_nothing() {
     house.put("/v1/members/%00", &json!({})).await.problem(422, "id");
     house.put("/v1/members/%ff", &json!({})).await.problem(400, "path");
     assert!(house.log.appended(Topic::Members).is_empty());
+}
+
+#[tokio::test]
+async fn consent_is_said_with_its_proof_and_the_ledger_is_listed() {
+    let house = House::new().await;
+    house.put("/v1/members/anna", &json!({"email": "anna@example.org"})).await;
+    let path = "/v1/members/anna/consents";
+    let good = json!({"channel": "email", "category": "marketing", "state": "given", "proof": "form `footer`", "source": "paper_form"});
+    let said = house.post(path, &good).await;
+    assert_eq!((said.status.as_u16(), &said.body["id"]), (200, &json!("anna")), "{}", said.body);
+    let refusal = json!({"channel": "email", "state": "refused"});
+    assert_eq!(house.post(path, &refusal).await.status, 200, "a refusal needs no proof");
+    let commands: Vec<MemberCommand> = house.log.decoded(Topic::Members);
+    let told = |n: usize| {
+        let MemberCommand { action, channel, category, proof, actor, .. } = &commands[n];
+        (*action, *channel, category.as_deref(), proof.as_deref(), actor.as_str())
+    };
+    let email = Some(Channel::Email);
+    assert_eq!(told(1), (MemberAction::OptIn, email, Some("marketing"), Some("form `footer`"), "all via paper_form"));
+    assert_eq!(told(2), (MemberAction::OptOut, email, None, None, "all"));
+    for (field, value) in [
+        ("channel", json!("fax")),
+        ("state", json!("perhaps")),
+        ("proof", json!(" ")),
+        ("category", json!("marketeering")),
+        ("category", json!("Our Tips")),
+        ("source", json!("by letter")),
+    ] {
+        let mut bad = good.clone();
+        bad[field] = value;
+        house.post(path, &bad).await.problem(422, field);
+    }
+    house.post(path, &json!({"channel": "email"})).await.problem(400, "body");
+    house.post("/v1/members/nobody/consents", &good).await.problem(404, "id");
+    let unknown = json!({"opt_ins": {"email": {"marketeering": false}}});
+    house.put("/v1/members/anna", &unknown).await.problem(422, "opt_ins.email.marketeering");
+    assert_eq!(house.log.appended(Topic::Members).len(), 3);
+
+    for (applied, category) in [(7, "*"), (7, "marketing"), (9, "*")] {
+        house.store.put(ConsentRow {
+            project: "shop".into(),
+            member: "anna".into(),
+            applied,
+            channel: "email".into(),
+            category: category.into(),
+            at: NOW,
+            state: "given".into(),
+            actor: "shop".into(),
+            source: "api".into(),
+            address: None,
+            proof: Some("form `footer`".into()),
+            position: format!("members/0/{applied}"),
+        });
+    }
+    let page = house.get(&format!("{path}?limit=2")).await;
+    let expected = json!({"at": NOW.to_string(), "channel": "email", "category": "*", "state": "given", "actor": "shop", "source": "api",
+        "proof": "form `footer`", "position": "members/0/7"});
+    assert_eq!((&page.body["consents"][0], &page.body["consents"][1]["category"]), (&expected, &json!("marketing")));
+    let rest = house.get(&format!("{path}?cursor={}", page.body["next"].as_str().unwrap())).await;
+    assert_eq!((&rest.body["consents"][0]["position"], &rest.body["next"]), (&json!("members/0/9"), &Value::Null));
+    assert_eq!(rest.body["consents"].as_array().unwrap().len(), 1);
+    assert_eq!(house.get("/v1/members/nobody/consents").await.body["consents"], json!([]));
+    house.get(&format!("{path}?cursor=x")).await.problem(422, "cursor");
+    house.get(&format!("{path}?limit=0")).await.problem(422, "limit");
+    command(&house, &["members", "consents", "anna"]).await.unwrap();
 }
 
 #[tokio::test]
@@ -1257,6 +1322,7 @@ fn no_body_panics_or_fails_the_server() {
     let paths = [
         (Method::POST, "/v1/events"),
         (Method::PUT, "/v1/members/anna"),
+        (Method::POST, "/v1/members/anna/consents"),
         (Method::POST, "/v1/members/import"),
         (Method::POST, "/v1/suppressions/import"),
         (Method::PUT, "/v1/suppressions/email/a@b.org"),

@@ -1,10 +1,15 @@
 //! `/t/{project}/…/{token}`: what the links in messages lead to. A token says all that a receipt needs (`connectors::tracking`), so nothing is
 //! looked up; the receipt is on the log before the answer (law 1). Takes no key: the token is the permission, and says what it is for.
 //!
-//! Who reads is told apart by [`machines`]; the pages that a reader sees are [`page`].
+//! Who reads is told apart by [`machines`]; the pages that a reader sees are [`page`]. Two links lead to a member's own matters, and read the
+//! store for it (`visit`): [`preferences`], with its [`choices`], and [`confirm`].
 
+pub mod choices;
+pub mod confirm;
 pub mod machines;
 pub mod page;
+pub mod preferences;
+mod visit;
 
 use self::page::Language;
 use super::{
@@ -13,6 +18,7 @@ use super::{
     links::to_any_page,
     problem::{Problem, ProblemDocument},
 };
+use crate::tracking::Tracker;
 use axum::{
     body::Body,
     extract::State,
@@ -48,11 +54,13 @@ pub enum Tracked {
     Person,
     /// A machine's; its receipt is on the log.
     Machine,
-    /// Somebody looked at the page that unsubscribes, which changes nothing.
+    /// Somebody looked at a page, which changes nothing.
     Page,
+    /// A form that was none of the page's; nothing is changed.
+    Refused,
     /// No link of ours.
     Unreadable,
-    /// The log did not take the receipt.
+    /// The log did not take it, or the store did not answer.
     Unavailable,
 }
 
@@ -64,6 +72,7 @@ impl Tracked {
             Self::Person => "person",
             Self::Machine => "machine",
             Self::Page => "page",
+            Self::Refused => "refused",
             Self::Unreadable => "unreadable",
             Self::Unavailable => "unavailable",
         }
@@ -179,7 +188,8 @@ pub async fn ask(
     let language = shared.language(&project, &headers);
     let Some(link) = shared.opened(&project, Purpose::Unsubscribe, &token) else { return unreadable(language) };
     shared.api.observer.tracked(Purpose::Unsubscribe, Tracked::Page);
-    answer(StatusCode::OK, page::ask(language, link.channel, &project))
+    let preferences = shared.beside(&link);
+    answer(StatusCode::OK, page::ask(language, link.channel, &project, preferences.as_deref()))
 }
 
 /// Unsubscribes by one click (RFC 8058): the page's button, or the mail provider's. Whatever else the body says: nothing but a wish to
@@ -206,22 +216,29 @@ pub async fn unsubscribe(
     if let Err(problem) = shared.read(&headers, body, MAX_FORM).await {
         return problem.into_response();
     }
-    let channel = link.channel;
+    let (channel, preferences) = (link.channel, shared.beside(&link));
     match shared.note(Purpose::Unsubscribe, link, ReceiptKind::OptedOut).await {
-        Ok(()) => answer(StatusCode::OK, page::done(language, channel, &project)),
+        Ok(()) => answer(StatusCode::OK, page::done(language, channel, &project, preferences.as_deref())),
         Err(_) => answer(StatusCode::SERVICE_UNAVAILABLE, page::later(language, None)),
     }
 }
 
 impl Shared {
+    /// What makes and opens the links of a project; `None` where it does not track, or cannot now.
+    fn tracker(&self, project: &str) -> Option<Arc<Tracker>> {
+        let project = self.definitions(project)?;
+        let tracker = self.trackers.of(&project);
+        tracker.inspect_err(|error| tracing::error!(project = project.project, %error, "links cannot be read")).ok()?
+    }
+
+    /// Where whoever has this link chooses what to get.
+    fn beside(&self, link: &Link) -> Option<String> {
+        self.tracker(&link.reference.project)?.url(Purpose::Preferences, link)
+    }
+
     /// What a token carries; `None`, and counted, where it is none of ours.
     fn opened(&self, project: &str, purpose: Purpose, token: &str) -> Option<Link> {
-        let tracker = self.definitions(project).and_then(|project| {
-            let tracker = self.trackers.of(&project);
-            tracker
-                .inspect_err(|error| tracing::error!(project = project.project, %error, "links cannot be read"))
-                .ok()?
-        });
+        let tracker = self.tracker(project);
         let link = tracker.and_then(|tracker| tracker.keys().open(purpose, token).ok());
         if link.is_none() {
             self.api.observer.tracked(purpose, Tracked::Unreadable);
@@ -309,13 +326,23 @@ mod tests {
         records::{Receipt, ReceiptKind},
     };
     use reqwest::Method;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use std::sync::atomic::Ordering::SeqCst;
 
     const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:131.0) Gecko/20100101 Firefox/131.0";
 
-    /// A house whose project tracks, and the path of a link of each purpose.
-    async fn tracked() -> (House, impl Fn(Purpose) -> String) {
+    /// Categories of each kind of consent.
+    pub(super) fn categories() -> Value {
+        let title = |en: &str, es: &str, pt: &str| json!({"en": en, "es": es, "pt": pt});
+        json!({
+            "news": {"title": title("Newsletter", "Boletín", "Boletim"), "consent": "required"},
+            "orders": {"title": title("Orders", "Pedidos", "Pedidos"), "consent": "assumed"},
+            "security": {"title": title("Security", "Seguridad", "Segurança"), "consent": "unrefusable"},
+        })
+    }
+
+    /// A house whose project tracks and has categories, and the path of a link of each purpose.
+    pub(super) async fn tracked() -> (House, impl Fn(Purpose) -> String) {
         let house = House::new().await;
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("key");
@@ -323,13 +350,14 @@ mod tests {
         let settings = json!({"base_url": "https://l.example", "key": Secret::File(key)});
         let mut document = serde_json::to_value(shop()).unwrap();
         document["project"]["tracking"] = settings.clone();
+        document["project"]["categories"] = categories();
         assert_eq!(house.put("/v1/definitions", &document).await.status, 200);
         let tracker = Tracker::new("shop", &serde_json::from_value::<Tracking>(settings).unwrap()).unwrap();
         let path = move |purpose| {
             // The key is fetched once a version: it must be there for as long as nothing was asked.
             let _ = &folder;
             let reference = Reference {
-                delivery: DeliveryId::default(),
+                delivery: DeliveryId::derive(NotificationId::default(), Channel::Email, "anna@example.org"),
                 notification: NotificationId::default(),
                 project: "shop".into(),
                 member: "anna".into(),

@@ -172,7 +172,7 @@ impl Shared {
 }
 
 /// The parameters of a form, in order and with repeated names; none of what is no form.
-async fn form(headers: &HeaderMap, body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
+pub(super) async fn form(headers: &HeaderMap, body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !media_type.trim_start().to_ascii_lowercase().starts_with("application/x-www-form-urlencoded") {
         return Ok(Vec::new());

@@ -9,11 +9,21 @@ use bellwether_connectors::{
         html::{rewrite, rewrite_text, with_pixel},
     },
 };
+use bellwether_processors::content::OwnLink;
 use bellwether_schemas::{
     Lane,
     definitions::{Button, Tracking, Variant},
     records::Delivery,
 };
+
+/// What a link that texts name is for.
+const fn purpose(link: OwnLink) -> Purpose {
+    match link {
+        OwnLink::Unsubscribe => Purpose::Unsubscribe,
+        OwnLink::Preferences => Purpose::Preferences,
+        OwnLink::Confirm => Purpose::Confirm,
+    }
+}
 
 /// The links of one try of a delivery.
 #[derive(Debug)]
@@ -31,13 +41,15 @@ impl<'t> Links<'t> {
         Self { tracker, link: Link { reference, channel, attempt, target: None } }
     }
 
-    /// Puts the delivery's own link where texts say `{{ unsubscribe_url }}`.
-    pub fn offer_unsubscribe(&self, variant: &mut Variant) {
+    /// Puts the delivery's own links where texts name them, such as `{{ unsubscribe_url }}`.
+    pub fn put_into(&self, variant: &mut Variant) {
         for (_, text) in variant.texts_mut() {
-            if text.contains(Tracking::UNSUBSCRIBE_PLACE)
-                && let Some(url) = self.url(Purpose::Unsubscribe)
-            {
-                *text = text.replace(Tracking::UNSUBSCRIBE_PLACE, &url);
+            for link in OwnLink::ALL {
+                if text.contains(link.place())
+                    && let Some(url) = self.url(purpose(link))
+                {
+                    *text = text.replace(link.place(), &url);
+                }
             }
         }
     }
@@ -210,20 +222,21 @@ mod tests {
     }
 
     #[test]
-    fn every_text_may_offer_to_unsubscribe_and_a_lane_without_the_header_has_none() {
+    fn every_text_may_name_our_links_and_a_lane_without_the_header_has_none() {
         let (tracker, delivery) = (tracker(json!({})), delivery(Channel::Email));
         let links = Links::of(&tracker, &delivery, &reference(&delivery));
-        let place = Tracking::UNSUBSCRIBE_PLACE;
+        let [leave, choose, confirm] = OwnLink::ALL.map(OwnLink::place);
         let mut variant = Variant {
-            html: Some(format!("<a href=\"{place}\">x</a>")),
-            text: Some(format!("x {place}")),
-            data: [("leave".to_owned(), place.to_owned())].into(),
+            html: Some(format!("<a href=\"{leave}\">x</a>")),
+            text: Some(format!("{leave} {choose} {confirm}")),
+            data: [("leave".to_owned(), leave.to_owned())].into(),
             ..Variant::default()
         };
-        links.offer_unsubscribe(&mut variant);
+        links.put_into(&mut variant);
+        let said = "[unsubscribe anna email 2 ] [preferences anna email 2 ] [confirm anna email 2 ]";
+        assert_eq!(read(&variant.text.unwrap(), &tracker), said);
         let url = links.url(Purpose::Unsubscribe).unwrap();
-        assert_eq!(variant.html.unwrap(), format!("<a href=\"{url}\">x</a>"));
-        assert_eq!((variant.text.unwrap(), &variant.data["leave"]), (format!("x {url}"), &url));
+        assert_eq!((variant.html.unwrap(), &variant.data["leave"]), (format!("<a href=\"{url}\">x</a>"), &url));
         for (lane, offered) in [(Lane::Bulk, Some(url)), (Lane::Transactional, None)] {
             let Content::Email(email) = links.track(Content::Email(Email::default()), lane) else { panic!() };
             assert_eq!(email.unsubscribe, offered);

@@ -29,7 +29,7 @@ pub fn message(
     let links = tracker.map(|tracker| Links::of(tracker, delivery, &reference));
     let mut variant = rendered.variant;
     if let Some(links) = &links {
-        links.offer_unsubscribe(&mut variant);
+        links.put_into(&mut variant);
     }
     let content = content(delivery, variant, now);
     Message {

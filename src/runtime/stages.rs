@@ -108,7 +108,10 @@ impl Stage for FlowStage {
 
 /// `members` → profiles.
 #[derive(Debug)]
-pub struct MembersStage;
+pub struct MembersStage {
+    /// Today's definitions.
+    pub projects: watch::Receiver<Projects>,
+}
 
 #[async_trait]
 impl Stage for MembersStage {
@@ -117,7 +120,7 @@ impl Stage for MembersStage {
         vec![Topic::Members]
     }
     fn processor(&self) -> Members {
-        Members
+        Members { projects: self.projects.borrow().clone() }
     }
     async fn decode(&self, r: &LogRecord, _: Timestamp) -> Result<MemberCommand, Undecoded> {
         record(&r.payload)

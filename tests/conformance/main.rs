@@ -126,6 +126,8 @@ async fn begin(house: &House, case: &Case, at: SocketAddr, secrets: &Secrets) {
                 channel: Some(Channel::WebPush),
                 address: Some(address),
                 reason: None,
+                category: None,
+                proof: None,
             }))
             .await;
         until("the browser is known", async || {
@@ -218,7 +220,7 @@ impl Seen {
         );
         let misses = address.misses.len();
         expect(&format!("{misses} misses"), misses == usize::from(action.address == "missed"));
-        let refused = profile.opt_ins.get(channel) == Some(&false);
+        let refused = profile.opt_ins.get(channel).is_some_and(|words| words.all == Some(false));
         expect(&format!("opt-ins {:?}", profile.opt_ins), refused == (action.address == "opted_out"));
         let listed: Vec<_> = self.suppressions.iter().filter(|row| row.project == case.project).collect();
         expect(&format!("on the list: {listed:?}"), listed.len() == usize::from(suppressed));

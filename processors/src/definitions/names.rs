@@ -4,8 +4,9 @@
 /// Longest name of a provider, template or flow, in bytes.
 const MAX_NAME: usize = 63;
 
-/// Why a provider, template or flow may not be called so, if it may not.
-pub(super) fn name_problem(name: &str) -> Option<&'static str> {
+/// Why a provider, template, flow or category may not be called so, if it may not.
+#[must_use]
+pub fn name_problem(name: &str) -> Option<&'static str> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
     if name.is_empty() {
         Some("the name is empty")

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     caps,
     content::{
-        self, Content, Fault,
+        self, Content, Fault, OwnLink,
         limits::{Beyond, measures},
         parts::{self, Parts},
         scope::{self, Lack, Missing},
@@ -21,7 +21,10 @@ use crate::{
 };
 use bellwether_schemas::{
     Channel, Lane, Timestamp,
-    definitions::{Definitions, Flow, MessageType, Notify, Per, Place, Schema, Template, Tracking, Variant, Weighted},
+    definitions::{
+        Category, Consent, Definitions, Flow, MessageType, Notify, Per, Place, Project, Schema, Template, Title,
+        Tracking, Variant, Weighted,
+    },
     records::Event,
     segments::{
         Encoding::{Gsm7, Ucs2},
@@ -54,6 +57,7 @@ pub(super) struct Checked {
     pub(super) terms: HashMap<String, Terms>,
     pub(super) other_terms: [Terms; 2],
     pub(super) zone: TimeZone,
+    pub(super) categories: BTreeMap<String, Category>,
     /// What is wrong, ordered by path.
     pub(super) findings: Vec<Finding>,
     /// What is allowed and worth a look; ordered by path.
@@ -77,6 +81,7 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Chec
     let flows_by_type = flows(document, &mut findings);
     let zone = zone(document, &mut findings);
     caps(document, &mut findings);
+    let categories = categories(document, has_default, &mut findings);
     let terms = document.flows.iter().map(|(name, flow)| {
         let path = format!("flows.{name}.notify");
         (name.clone(), terms(&path, document, &flow.notify, &mut findings))
@@ -100,6 +105,7 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Chec
         terms,
         other_terms,
         zone,
+        categories,
         findings: wrong,
         remarks,
     }
@@ -388,7 +394,7 @@ fn templates(document: &Definitions, findings: &mut Findings) -> Content {
     check_parts(document, &parts, findings);
     let mut content = Content::new(&document.project.default_locale);
     if document.project.tracking.is_some() {
-        content.offer_unsubscribe();
+        content.offer_links();
     }
     for (name, template) in &document.templates {
         let path = format!("templates.{name}");
@@ -647,6 +653,7 @@ fn texts(
             match tried.content.try_sample(tried.name, channel, locale, place, context) {
                 Ok(said) => {
                     is_json(&path, place, &said, &sample, findings);
+                    confirms(&path, channel, &occasion.kind, &said, findings);
                     *text = said;
                 }
                 Err(fault) => {
@@ -714,6 +721,16 @@ fn is_json(path: &str, place: Place<'_>, rendered: &str, sample: &str, findings:
         && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(rendered)
     {
         findings.add(path, format!("with {sample} this is no JSON: {error}"), "correct the template");
+    }
+}
+
+/// A link that confirms an address, in a message that no address waits for.
+fn confirms(path: &str, channel: Channel, event: &str, rendered: &str, findings: &mut Findings) {
+    let is_waited_for = channel == Channel::Email && event == Event::UNCONFIRMED;
+    if rendered.contains(OwnLink::Confirm.place()) && !is_waited_for {
+        let problem = format!("`{}` has nothing to confirm here", OwnLink::Confirm.variable());
+        let remedy = format!("name it only in e-mail of flows on `{}`", Event::UNCONFIRMED);
+        findings.remark(path, (None, None), problem, remedy);
     }
 }
 
@@ -982,12 +999,80 @@ fn project_hours(document: &Definitions, kept: bool) -> Result<Hours, hours::Bad
     Hours::new(quiet, None, holidays)
 }
 
-/// What caps count a lane's messages as, where their flow says nothing.
+/// What a lane's messages are, where their flow says nothing.
 const fn category_of(lane: Lane) -> &'static str {
     match lane {
-        Lane::Transactional => "transactional",
-        Lane::Bulk => "marketing",
+        Lane::Transactional => Category::TRANSACTIONAL,
+        Lane::Bulk => Category::MARKETING,
     }
+}
+
+/// The categories: declared, built in, and while none is declared those that flows name, of which the bulk lane's need consent.
+fn categories(document: &Definitions, has_default: bool, findings: &mut Findings) -> BTreeMap<String, Category> {
+    let project = &document.project;
+    let mut all = Category::built_in();
+    for (name, category) in &project.categories {
+        let path = format!("project.categories.{name}");
+        findings.name(&path, name);
+        let title = title(&format!("{path}.title"), &category.title, has_default.then_some(project), findings);
+        all.insert(name.clone(), Category { title, consent: category.consent });
+    }
+    let declared = all.clone();
+    for (name, flow) in &document.flows {
+        let Some(category) = flow.notify.category.as_ref().filter(|named| !declared.contains_key(*named)) else {
+            continue;
+        };
+        if !project.categories.is_empty() {
+            let hint = did_you_mean(category, declared.keys().map(String::as_str));
+            let remedy = format!(
+                "declare it in `project.categories`, or use one of {}",
+                declared.keys().cloned().collect::<Vec<_>>().join(", ")
+            );
+            let problem = format!("the category `{category}` is not declared{hint}");
+            findings.add(format!("flows.{name}.notify.category"), problem, remedy);
+        }
+        let of_lane = if flow.notify.lane == Lane::Bulk { Consent::Required } else { Consent::Assumed };
+        let used = all
+            .entry(category.clone())
+            .or_insert_with(|| Category { title: Title::Plain(category.clone()), consent: of_lane });
+        if of_lane == Consent::Required {
+            used.consent = of_lane;
+        }
+    }
+    all
+}
+
+/// The title, with a text for whoever has none of its locales.
+fn title(path: &str, title: &Title, project: Option<&Project>, findings: &mut Findings) -> Title {
+    let texts = match title {
+        Title::Plain(text) if text.trim().is_empty() => {
+            findings.add(path, "the title is empty", "write what members read");
+            return title.clone();
+        }
+        Title::Plain(_) => return title.clone(),
+        Title::ByLocale(texts) => texts,
+    };
+    for (locale, text) in texts {
+        let path = format!("{path}.{locale}");
+        if locale != Title::OTHERS {
+            findings.locale(&path, locale);
+        }
+        if text.trim().is_empty() {
+            findings.add(path, "the title is empty", "write what members read");
+        }
+    }
+    let mut texts = texts.clone();
+    if let Some(project) = project.filter(|_| !texts.contains_key(Title::OTHERS)) {
+        match texts.get(&project.default_locale).cloned() {
+            Some(text) => drop(texts.insert(Title::OTHERS.to_owned(), text)),
+            None => findings.add(
+                path,
+                format!("there is no title in the default locale `{}`", project.default_locale),
+                "add it: it is shown to whoever reads none of the others",
+            ),
+        }
+    }
+    Title::ByLocale(texts)
 }
 
 fn terms(path: &str, document: &Definitions, notify: &Notify, findings: &mut Findings) -> Terms {
@@ -1031,6 +1116,7 @@ fn caps(document: &Definitions, findings: &mut Findings) {
         .values()
         .map(|flow| flow.notify.category.clone().unwrap_or_else(|| category_of(flow.notify.lane).into()))
         .chain(Lane::ALL.map(|lane| category_of(lane).into()))
+        .chain(project.categories.keys().cloned())
         .collect();
     for (name, cap) in &project.caps {
         let path = format!("project.caps.{name}");

@@ -1,4 +1,9 @@
 //! The few pages that a reader of a message sees of us, in the reader's language, small and without script. Pure: words in, HTML out.
+//! Here are their language, their frame and style, and those that need no more than the link; `member` has those about a member's matters.
+
+mod member;
+
+pub use member::{confirm, confirmed, leave, not_saved, out_of_date, preferences};
 
 use bellwether_schemas::Channel;
 
@@ -20,20 +25,25 @@ impl Language {
     /// of `fallback`, a locale; else English.
     #[must_use]
     pub fn of(accepted: &str, fallback: &str) -> Self {
-        let named = |tag: &str| {
-            let language = tag.trim().split('-').next().unwrap_or_default().to_ascii_lowercase();
-            Self::ALL.into_iter().find(|(name, _)| *name == language).map(|(_, language)| language)
-        };
         let asked = accepted.split(',').take(20).filter_map(|range| {
             let (tag, quality) = range.split_once(";q=").unwrap_or((range, "1"));
-            Some((named(tag)?, quality.trim().parse::<f32>().ok().filter(|quality| *quality > 0.0)?))
+            Some((Self::of_locale(tag)?, quality.trim().parse::<f32>().ok().filter(|quality| *quality > 0.0)?))
         });
         // Of equal wishes the first one stands.
         let best = asked.reduce(|best, next| if next.1 > best.1 { next } else { best });
-        best.map(|(language, _)| language).or_else(|| named(fallback)).unwrap_or(Self::En)
+        best.map(|(language, _)| language).or_else(|| Self::of_locale(fallback)).unwrap_or(Self::En)
     }
 
-    const fn name(self) -> &'static str {
+    /// The language of a locale, where it is one of ours.
+    #[must_use]
+    pub fn of_locale(locale: &str) -> Option<Self> {
+        let wanted = locale.trim().split('-').next().unwrap_or_default().to_ascii_lowercase();
+        Self::ALL.into_iter().find(|(name, _)| *name == wanted).map(|(_, language)| language)
+    }
+
+    /// As a locale (BCP 47).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::En => "en",
             Self::Es => "es",
@@ -64,9 +74,10 @@ impl Language {
     }
 }
 
-/// Asks whether to unsubscribe. Looking at it changes nothing: scanners and previews look, only a person presses the button.
+/// Asks whether to unsubscribe, or leads to where more can be chosen. Looking at it changes nothing: scanners and previews look, only a person
+/// presses the button.
 #[must_use]
-pub fn ask(language: Language, channel: Channel, project: &str) -> String {
+pub fn ask(language: Language, channel: Channel, project: &str, preferences: Option<&str>) -> String {
     let messages = language.messages(channel);
     let (title, question, button) = match language {
         Language::En => ("Unsubscribe", format!("You will get no more {messages} from {project}."), "Unsubscribe"),
@@ -76,21 +87,32 @@ pub fn ask(language: Language, channel: Channel, project: &str) -> String {
         }
     };
     let form = format!(
-        r#"<form method="post"><input type="hidden" name="List-Unsubscribe" value="One-Click"><button>{button}</button></form>"#
+        r#"<form method="post"><input type="hidden" name="List-Unsubscribe" value="One-Click"><button>{button}</button></form>{}"#,
+        choose(language, preferences)
     );
     page(language, title, &question, &form)
 }
 
-/// Says that it is done.
+/// Says that it is done, and leads to where more can be chosen.
 #[must_use]
-pub fn done(language: Language, channel: Channel, project: &str) -> String {
+pub fn done(language: Language, channel: Channel, project: &str, preferences: Option<&str>) -> String {
     let messages = language.messages(channel);
     let (title, text) = match language {
         Language::En => ("You are unsubscribed", format!("You will get no more {messages} from {project}.")),
         Language::Es => ("Te has dado de baja", format!("No recibirás más {messages} de {project}.")),
         Language::Pt => ("Inscrição cancelada", format!("Você não receberá mais {messages} de {project}.")),
     };
-    page(language, title, &text, "")
+    page(language, title, &text, &choose(language, preferences))
+}
+
+/// A link to the preference page.
+fn choose(language: Language, url: Option<&str>) -> String {
+    let text = match language {
+        Language::En => "Choose what you get",
+        Language::Es => "Elegir qué recibes",
+        Language::Pt => "Escolher o que você recebe",
+    };
+    url.map(|url| format!(r#"<p><a href="{}">{text}</a></p>"#, escaped(url))).unwrap_or_default()
 }
 
 /// Says that the link is none of ours.
@@ -120,15 +142,28 @@ pub fn later(language: Language, target: Option<&str>) -> String {
     page(language, title, text, &link.unwrap_or_default())
 }
 
-/// The pages' style; their policy allows no other.
+/// The pages' style; their policy allows no other. Whatever can be pressed is 44 px high at least, and the colours, by day and by night, are told
+/// apart as WCAG AA asks (a test computes it).
 pub const STYLE: &str = "\
-body{font:1.125rem/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;margin:15vh auto;max-width:28rem;padding:0 1rem}\
-button{font:inherit;color:#fff;background:#1d4ed8;border:0;border-radius:.4rem;padding:.75rem 1.5rem;min-height:3rem;cursor:pointer}\
-button:focus-visible{outline:3px solid #1a1a1a;outline-offset:3px}";
+:root{color-scheme:light dark;--ink:#1a1a1a;--paper:#ffffff;--accent:#1d4ed8;--onaccent:#ffffff;--line:#6b7280}\
+@media(prefers-color-scheme:dark){:root{--ink:#f3f4f6;--paper:#16181d;--accent:#a5c0ff;--onaccent:#10131a;--line:#9ca3af}}\
+*{box-sizing:border-box}\
+body{font:1.125rem/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:8vh auto;max-width:28rem;padding:0 1rem;overflow-wrap:anywhere}\
+h1{font-size:1.6rem;line-height:1.25}\
+a{color:var(--accent);display:inline-block;padding:.5rem 0;min-height:2.75rem}\
+button{font:inherit;color:var(--onaccent);background:var(--accent);border:1px solid var(--accent);border-radius:.4rem;padding:.75rem 1.5rem;margin:.25rem 0;min-height:3rem;cursor:pointer}\
+button.quiet{color:var(--ink);background:none;border-color:var(--line)}\
+fieldset{border:1px solid var(--line);border-radius:.4rem;margin:0 0 1rem;padding:.25rem 1rem;min-width:0}\
+legend{font-weight:600;padding:0 .4rem}\
+label{display:flex;gap:.75rem;align-items:center;min-height:2.75rem;padding:.25rem 0;cursor:pointer}\
+input{flex:none;width:1.5rem;height:1.5rem;margin:0;accent-color:var(--accent)}\
+small{display:block;font-size:.9rem}\
+[role=status]{border:1px solid var(--line);border-left:.4rem solid var(--accent);border-radius:.4rem;padding:.75rem 1rem}\
+a:focus-visible,button:focus-visible,input:focus-visible{outline:3px solid var(--ink);outline-offset:3px}";
 
 fn page(language: Language, title: &str, text: &str, form: &str) -> String {
     let lang = language.name();
-    let text = escaped(text);
+    let (title, text) = (escaped(title), escaped(text));
     format!(
         r#"<!doctype html>
 <html lang="{lang}"><head><meta charset="utf-8"><title>{title}</title>
@@ -144,6 +179,7 @@ fn escaped(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -162,13 +198,41 @@ mod tests {
         }
     }
 
+    /// Contrast of two colours, `rrggbb` (WCAG 2.2, "contrast ratio").
+    fn contrast(one: &str, other: &str) -> f64 {
+        let luminance = |colour: &str| {
+            let part = |at: usize, weight: f64| {
+                let part = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+                weight * if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+            };
+            part(0, 0.2126) + part(2, 0.7152) + part(4, 0.0722) + 0.05
+        };
+        let (one, other) = (luminance(one), luminance(other));
+        one.max(other) / one.min(other)
+    }
+
+    #[test]
+    fn colours_are_told_apart_by_day_and_by_night() {
+        assert!((contrast("ffffff", "000000") - 21.0).abs() < 1e-9);
+        let (day, night) = STYLE.split_once("@media(prefers-color-scheme:dark)").unwrap();
+        for (scheme, name) in [(day, "day"), (night, "night")] {
+            let colour = |name: &str| scheme.split_once(&format!("--{name}:#")).unwrap().1.get(..6).unwrap();
+            for (front, back, least) in
+                [("ink", "paper", 4.5), ("accent", "paper", 4.5), ("onaccent", "accent", 4.5), ("line", "paper", 3.0)]
+            {
+                let found = contrast(colour(front), colour(back));
+                assert!(found >= least, "{front} on {back} by {name}: {found}");
+            }
+        }
+    }
+
     #[test]
     fn pages_are_whole_in_every_language() {
         let mut all = String::new();
         for (name, language) in Language::ALL {
             for html in [
-                ask(language, Channel::Email, "shop"),
-                done(language, Channel::WebPush, "shop"),
+                ask(language, Channel::Email, "shop", Some("https://l.example/p")),
+                done(language, Channel::WebPush, "shop", None),
                 unknown(language),
                 later(language, Some("https://shop.example/?a=1&b=\"2\"")),
             ] {

@@ -62,6 +62,7 @@ const ALL: &[Migration] = &[
     Migration { name: "0001_tables.cql", text: include_str!("../../../../infra/cql/0001_tables.cql") },
     Migration { name: "0002_addresses.cql", text: include_str!("../../../../infra/cql/0002_addresses.cql") },
     Migration { name: "0003_suppressions.cql", text: include_str!("../../../../infra/cql/0003_suppressions.cql") },
+    Migration { name: "0004_consents.cql", text: include_str!("../../../../infra/cql/0004_consents.cql") },
 ];
 
 impl Migration {

@@ -1,0 +1,185 @@
+//! What members want and do not want: how a statement changes it, which lines of the ledger follow, and what the ledger comes to.
+//! The ledger is only ever added to; a profile's opt-ins are its fold, and [`changes`] writes what makes that so.
+
+use bellwether_schemas::{
+    Channel, Position,
+    member::{AddressState, ByCategory, Profile},
+    records::{MemberAction, MemberCommand},
+    tables::ConsentRow,
+};
+use std::collections::BTreeMap;
+
+/// What a member says, by channel.
+pub type OptIns = BTreeMap<Channel, ByCategory>;
+
+/// One line of the ledger, as far as it decides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Channel.
+    pub channel: Channel,
+    /// Category, or [`ByCategory::WHOLE`].
+    pub category: String,
+    /// What is said.
+    pub state: State,
+}
+
+/// What one line says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// The member wants it.
+    Given,
+    /// The member does not want it.
+    Refused,
+    /// What was said is said no more.
+    Withdrawn,
+    /// The member showed that the address is theirs (double opt-in).
+    Confirmed,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Given, Self::Refused, Self::Withdrawn, Self::Confirmed];
+
+    /// The name in the ledger and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Given => "given",
+            Self::Refused => "refused",
+            Self::Withdrawn => "withdrawn",
+            Self::Confirmed => "confirmed",
+        }
+    }
+
+    const fn of(said: Option<bool>) -> Self {
+        match said {
+            Some(true) => Self::Given,
+            Some(false) => Self::Refused,
+            None => Self::Withdrawn,
+        }
+    }
+}
+
+/// Takes in one statement. A category that is refused stays refused until it is asked for by name. Who asks for a category by a channel that
+/// they refused refuses the channel no more; what they said of other categories stands.
+pub fn say(opt_ins: &mut OptIns, channel: Channel, category: &str, said: Option<bool>) {
+    let words = opt_ins.entry(channel).or_default();
+    if category != ByCategory::WHOLE && said == Some(true) && words.all == Some(false) {
+        words.all = None;
+    }
+    set(words, category, said);
+    opt_ins.retain(|_, words| !words.is_silent());
+}
+
+/// Sets one word and no other.
+fn set(words: &mut ByCategory, category: &str, said: Option<bool>) {
+    if category == ByCategory::WHOLE {
+        words.all = said;
+    } else if let Some(said) = said {
+        words.categories.insert(category.to_owned(), said);
+    } else {
+        words.categories.remove(category);
+    }
+}
+
+/// The category that an opt-in or opt-out is about.
+#[must_use]
+pub fn category_of(command: &MemberCommand) -> &str {
+    command.category.as_deref().unwrap_or(ByCategory::WHOLE)
+}
+
+/// What the command adds to the ledger: every word that it changes, and an opt-in or opt-out even where it repeats what was said, because its
+/// proof is a new one.
+#[must_use]
+pub fn changes(before: Option<&Profile>, after: Option<&Profile>, command: &MemberCommand) -> Vec<Entry> {
+    let (was, is) = (words(before), words(after));
+    let mut changed: BTreeMap<(Channel, &str), State> = BTreeMap::new();
+    for key in was.keys().chain(is.keys()).filter(|key| was.get(*key) != is.get(*key)) {
+        changed.insert(*key, State::of(is.get(key).copied()));
+    }
+    if let (MemberAction::OptIn | MemberAction::OptOut, Some(channel), Some(_)) =
+        (command.action, command.channel, after)
+    {
+        changed.insert((channel, category_of(command)), State::of(Some(command.action == MemberAction::OptIn)));
+    }
+    if command.action == MemberAction::Confirm
+        && let Some(channel) = command.channel
+        && [before, after].map(|profile| stands(profile, command)) == UNCONFIRMED_TO_ACTIVE
+    {
+        changed.insert((channel, ByCategory::WHOLE), State::Confirmed);
+    }
+    let entry =
+        |((channel, category), state): ((Channel, &str), State)| Entry { channel, category: category.into(), state };
+    changed.into_iter().map(entry).collect()
+}
+
+const UNCONFIRMED_TO_ACTIVE: [Option<AddressState>; 2] = [Some(AddressState::Unconfirmed), Some(AddressState::Active)];
+
+/// How the address that the command names stands.
+fn stands(profile: Option<&Profile>, command: &MemberCommand) -> Option<AddressState> {
+    let known = profile?.addresses.get(&command.channel?)?;
+    known.iter().find(|a| Some(&a.address) == command.address.as_ref()).map(|a| a.state)
+}
+
+/// Every word of a profile by channel and category.
+fn words(profile: Option<&Profile>) -> BTreeMap<(Channel, &str), bool> {
+    let mut all = BTreeMap::new();
+    for (channel, words) in profile.into_iter().flat_map(|profile| &profile.opt_ins) {
+        all.extend(words.all.map(|said| ((*channel, ByCategory::WHOLE), said)));
+        all.extend(words.categories.iter().map(|(category, said)| ((*channel, category.as_str()), *said)));
+    }
+    all
+}
+
+/// What the lines of a ledger come to, in their order.
+pub fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> OptIns {
+    let mut opt_ins = OptIns::new();
+    for Entry { channel, category, state } in entries {
+        let said = match state {
+            State::Given => Some(true),
+            State::Refused => Some(false),
+            State::Withdrawn => None,
+            State::Confirmed => continue,
+        };
+        set(opt_ins.entry(*channel).or_default(), category, said);
+    }
+    opt_ins.retain(|_, words| !words.is_silent());
+    opt_ins
+}
+
+/// The line as it is kept. `applied` is the command's offset.
+#[must_use]
+pub fn row(entry: Entry, command: &MemberCommand, position: Position, applied: i64) -> ConsentRow {
+    ConsentRow {
+        project: command.project.clone(),
+        member: command.member.clone(),
+        applied,
+        channel: entry.channel.name().into(),
+        category: entry.category,
+        at: command.at,
+        state: entry.state.name().into(),
+        actor: command.actor.clone(),
+        source: source(command).into(),
+        address: command.address.clone(),
+        proof: command.proof.clone(),
+        position: position.to_string(),
+    }
+}
+
+/// What an actor's name ends with where it says by which way: `KEY via paper_form`, `member via preference_page`.
+pub const VIA: &str = " via ";
+
+/// By which way it was said, as the actor tells: named after [`VIA`], else `import`, `operator`, the channel where the member or a provider
+/// said so by it, and else `api`.
+fn source(command: &MemberCommand) -> &str {
+    let actor = command.actor.as_str();
+    if let Some((_, way)) = actor.rsplit_once(VIA) {
+        return way;
+    }
+    match (actor.split(' ').next(), command.channel) {
+        (Some("import"), _) => "import",
+        (Some("operator"), _) => "operator",
+        (Some("member" | "provider"), Some(channel)) => channel.name(),
+        _ => "api",
+    }
+}

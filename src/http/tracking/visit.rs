@@ -1,0 +1,121 @@
+//! Whoever stands before a page about a member's own matters, with a link that is the permission. Reads the store, and puts on the log what
+//! was asked; what a page offers and says is its own module's.
+
+use super::{
+    Tracked, answer,
+    page::{self, Language},
+    unreadable,
+};
+use crate::http::{Shared, problem::Problem};
+use axum::{
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
+use bellwether_connectors::{
+    log::Append,
+    tracking::{Link, Purpose},
+};
+use bellwether_processors::{consent::VIA, definitions::Compiled};
+use bellwether_schemas::{
+    Channel,
+    member::Profile,
+    records::{MemberAction, MemberCommand, Record},
+};
+use std::sync::Arc;
+
+/// A reader whose link opens.
+pub(super) struct Visit {
+    pub(super) link: Link,
+    pub(super) project: Arc<Compiled>,
+    /// Of the link's member; that of a member who is no more is empty.
+    pub(super) profile: Profile,
+    /// The member's own, else what the browser asks for.
+    pub(super) language: Language,
+}
+
+/// Why there is no page to show.
+pub(super) enum Closed {
+    /// No link of ours.
+    Unreadable(Language),
+    /// The store does not answer.
+    Unavailable(Language),
+}
+
+impl Closed {
+    /// The page that says so.
+    pub(super) fn answer(self, unavailable: impl FnOnce(Language) -> String) -> Response {
+        match self {
+            Self::Unreadable(language) => unreadable(language),
+            Self::Unavailable(language) => answer(StatusCode::SERVICE_UNAVAILABLE, unavailable(language)),
+        }
+    }
+}
+
+impl Visit {
+    /// What the member asks for by this way, as a command; `proof` says what was shown.
+    pub(super) fn command(
+        &self,
+        shared: &Shared,
+        action: MemberAction,
+        channel: Channel,
+        (way, proof): (&str, String),
+    ) -> MemberCommand {
+        MemberCommand {
+            project: self.project.project.clone(),
+            member: self.link.reference.member.clone(),
+            at: shared.now(),
+            actor: format!("member{VIA}{way}"),
+            action,
+            patch: None,
+            channel: Some(channel),
+            address: None,
+            reason: None,
+            category: None,
+            proof: Some(proof),
+        }
+    }
+}
+
+impl Shared {
+    /// Opens a link and reads whose it is.
+    pub(super) async fn visit(
+        &self,
+        project: &str,
+        purpose: Purpose,
+        token: &str,
+        headers: &HeaderMap,
+    ) -> Result<Visit, Closed> {
+        let language = self.language(project, headers);
+        let opened = self.opened(project, purpose, token).zip(self.definitions(project));
+        let (link, project) = opened.ok_or(Closed::Unreadable(language))?;
+        let profile = self.profile(&project.project, &link.reference.member).await.map_err(|_| {
+            self.api.observer.tracked(purpose, Tracked::Unavailable);
+            Closed::Unavailable(language)
+        })?;
+        let profile = profile.unwrap_or_default();
+        let language = profile.locale.as_deref().and_then(Language::of_locale).unwrap_or(language);
+        Ok(Visit { link, project, profile, language })
+    }
+
+    /// Puts what the member asked for on the log, and answers with a page that says so, or that nothing was saved.
+    pub(super) async fn asked(
+        &self,
+        purpose: Purpose,
+        language: Language,
+        commands: Vec<MemberCommand>,
+        done: String,
+    ) -> Response {
+        let put = self.put(commands).await;
+        self.api.observer.tracked(purpose, if put.is_ok() { Tracked::Person } else { Tracked::Unavailable });
+        match put {
+            Ok(()) => answer(StatusCode::OK, done),
+            Err(_) => answer(StatusCode::SERVICE_UNAVAILABLE, page::not_saved(language)),
+        }
+    }
+
+    async fn put(&self, commands: Vec<MemberCommand>) -> Result<(), Problem> {
+        let records = commands.into_iter().map(Record::Member);
+        let appends = records.map(|record| Append::of(&record)).collect::<Result<Vec<_>, _>>()?;
+        self.say(appends).await.map(drop)
+    }
+}
