@@ -15,6 +15,7 @@ pub use schema::Misfit;
 use crate::{
     content::{Content, ContentError, Rendered},
     hours::Hours,
+    score::Scoring,
 };
 use bellwether_schemas::{
     Channel, Lane,
@@ -103,6 +104,7 @@ pub struct Compiled {
     /// Of what no flow asked for that is there: transactional, bulk.
     other_terms: [Terms; 2],
     zone: TimeZone,
+    scoring: Option<Scoring>,
     remarks: Vec<Finding>,
 }
 
@@ -214,6 +216,7 @@ impl Compiled {
             templates.filter_map(move |template| Some((template, sender.clone()?))).collect::<Vec<_>>()
         };
         let senders = document.types.values().flat_map(of_type).collect();
+        let scoring = document.project.routing.as_ref().map(Scoring::new);
         let compiled = Self {
             senders,
             project: document.project.name.clone(),
@@ -227,6 +230,7 @@ impl Compiled {
             terms: checked.terms,
             other_terms: checked.other_terms,
             zone: checked.zone,
+            scoring,
             remarks: checked.remarks,
         };
         (compiled, checked.findings)
@@ -362,6 +366,12 @@ impl Compiled {
     #[must_use]
     pub const fn zone(&self) -> &TimeZone {
         &self.zone
+    }
+
+    /// How channels are compared, where the project wants it.
+    #[must_use]
+    pub const fn scoring(&self) -> Option<&Scoring> {
+        self.scoring.as_ref()
     }
 
     /// Whether a template can speak on a channel at all.

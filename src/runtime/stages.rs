@@ -147,7 +147,10 @@ impl Stage for RouteStage {
 
 /// `receipts` and `decisions` → track.
 #[derive(Debug)]
-pub struct TrackStage;
+pub struct TrackStage {
+    /// Today's definitions.
+    pub projects: watch::Receiver<Projects>,
+}
 
 #[async_trait]
 impl Stage for TrackStage {
@@ -156,7 +159,7 @@ impl Stage for TrackStage {
         vec![Topic::Receipts, Topic::Decisions]
     }
     fn processor(&self) -> Track {
-        Track
+        Track { projects: self.projects.borrow().clone() }
     }
     async fn decode(&self, r: &LogRecord, _: Timestamp) -> Result<Tracked, Undecoded> {
         match r.position.topic {
