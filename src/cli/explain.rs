@@ -150,8 +150,9 @@ fn decision(detail: &Value) -> String {
     let verdicts = detail["trace"].as_array().map_or(&[][..], Vec::as_slice);
     let told = |verdict: &Value| Some(format!("{}: {}", field(verdict, "channel")?, field(verdict, "detail")?));
     let told: Vec<_> = verdicts.iter().filter_map(told).collect();
-    let is_below = |words: &&str| *words == told.join("; ") || told.iter().any(|told| told == words);
-    why.extend(field(detail, "detail").filter(|words| !is_below(words)).map(str::to_owned));
+    let words = field(detail, "detail").filter(|words| !told.iter().any(|told| told == words)).unwrap_or_default();
+    let more = words.strip_prefix(&told.join("; ")).unwrap_or(words).trim_start_matches("; ");
+    why.extend((!more.is_empty()).then(|| more.to_owned()));
     why.join("; ")
 }
 

@@ -304,6 +304,7 @@ fn situations() -> Vec<Situation> {
         cap
     };
     let daily = || marketing(2, json!("day"));
+    let weekly = |channel: &str| with(marketing(1, json!("week")), "channels", json!([channel]));
     let two = [(3, Email, "marketing"), (2, Sms, "marketing")];
     let quiet = || json!({"quiet_hours": {"from": "22:00", "to": "08:00"}});
     let costs = || json!({"costs": {"sms": 0.05, "whatsapp": 0.03}});
@@ -318,10 +319,18 @@ fn situations() -> Vec<Situation> {
         when("Who has no address is not told.", "code").of(Profile::default()),
         when("A provider declared the e-mail address dead.", "code").of(stricken(both(), Email, Suppressed, 0)),
         when("The e-mail address rests after three misses.", "code").of(stricken(both(), Email, Quarantined, 3)),
-        when("Both addresses are dead.", "code")
-            .of(stricken(stricken(both(), Email, Suppressed, 0), Sms, Suppressed, 0)),
-        when("The second address of a channel takes over.", "letter")
-            .of(stricken(reached_by(&[(Email, "m@example.com"), (Email, "n@example.com")]), Email, Suppressed, 0)),
+        when("Both addresses are dead.", "code").of(stricken(
+            stricken(both(), Email, Suppressed, 0),
+            Sms,
+            Suppressed,
+            0,
+        )),
+        when("The second address of a channel takes over.", "letter").of(stricken(
+            reached_by(&[(Email, "m@example.com"), (Email, "n@example.com")]),
+            Email,
+            Suppressed,
+            0,
+        )),
         when("The template speaks on no channel that reaches the member.", "letter")
             .of(reached_by(&[(Sms, "+34600000001")])),
         when("No provider serves the only address.", "pushed").of(reached_by(&[(AppPush, "apns:token")])),
@@ -338,19 +347,21 @@ fn situations() -> Vec<Situation> {
         when("Any of all the channels would do.", "anyhow").of(everywhere()),
         when("Two tips a day are enough.", "tips").capped(daily()).after(&two),
         when("One more is not too many.", "tips").capped(daily()).after(&two[..1]),
-        when("Yesterday's do not count.", "tips").capped(daily()).after(&[(13, Email, "marketing"), (14, Sms, "marketing")]),
+        when("Yesterday's do not count.", "tips")
+            .capped(daily())
+            .after(&[(13, Email, "marketing"), (14, Sms, "marketing")]),
         when("The third waits until tomorrow.", "tips").capped(with(daily(), "exceed", json!("defer"))).after(&two),
         when("The third would wait, and expires before.", "fresh")
             .capped(with(daily(), "exceed", json!("defer")))
             .after(&two),
-        when("Enough e-mail this week, so a text.", "tips")
-            .capped(with(marketing(1, json!("week")), "channels", json!(["email"])))
-            .after(&two),
+        when("Enough e-mail this week, so a text.", "tips").capped(weekly("email")).after(&two),
         when("A sliding window frees as it slides.", "tips").capped(marketing(2, json!({"hours": 4}))).after(&two),
         when("The last place of the day is kept.", "tips")
             .capped(with(marketing(3, json!("day")), "keep", json!({"5": 1})))
             .after(&two),
-        when("An alert may have it.", "alert").capped(with(marketing(3, json!("day")), "keep", json!({"5": 1}))).after(&two),
+        when("An alert may have it.", "alert")
+            .capped(with(marketing(3, json!("day")), "keep", json!({"5": 1})))
+            .after(&two),
         when("A code is no marketing.", "code").capped(daily()).after(&two),
         when("Tips wait for the morning.", "tips").given(quiet()).at(NIGHT),
         when("A code comes at night.", "code").given(quiet()).at(NIGHT),
@@ -369,9 +380,12 @@ fn situations() -> Vec<Situation> {
         when("Unless texts cost too much.", "code")
             .compared(json!({"costs": {"sms": 0.05}, "weights": {"cost": 10}}))
             .having_seen(&[(Email, ignored())]),
-        when("Where nobody was reached is less sure.", "code")
-            .compared(json!({}))
-            .of(stricken(both(), Email, Active, 2)),
+        when("Where nobody was reached is less sure.", "code").compared(json!({})).of(stricken(
+            both(),
+            Email,
+            Active,
+            2,
+        )),
         when("The member's preference comes before any score.", "code")
             .compared(json!({}))
             .of(preferring(both(), &[Email]))
@@ -382,16 +396,17 @@ fn situations() -> Vec<Situation> {
             .of(opted(both(), &[(Sms, false)]))
             .having_seen(&[(Sms, clicked(0))]),
         when("The best score is capped, so the next.", "tips")
-            .given(json!({"routing": {}, "caps": {"texts": with(marketing(1, json!("week")), "channels", json!(["sms"]))}}))
+            .given(json!({"routing": {}, "caps": {"texts": weekly("sms")}}))
             .after(&two)
             .having_seen(&[(Sms, clicked(0))]),
         when("No score helps whoever refused everything.", "code")
             .compared(costs())
             .of(opted(both(), &[(Email, false), (Sms, false)])),
-        when("All channels are compared.", "anyhow")
-            .compared(costs())
-            .of(everywhere())
-            .having_seen(&[(Whatsapp, clicked(9)), (Email, ignored()), (AppPush, clicked(45))]),
+        when("All channels are compared.", "anyhow").compared(costs()).of(everywhere()).having_seen(&[
+            (Whatsapp, clicked(9)),
+            (Email, ignored()),
+            (AppPush, clicked(45)),
+        ]),
     ]
 }
 
