@@ -1083,7 +1083,7 @@ fn routing(document: &Definitions, findings: &mut Findings) {
     let weighed = weights.map(|(name, weight)| (format!("{PATH}.weights.{name}"), "weight", weight));
     let costs = routing.costs.iter().map(|(channel, cost)| (format!("{PATH}.costs.{channel}"), "cost", cost));
     for (path, what, number) in weighed.into_iter().chain(costs) {
-        if !number.as_f64().is_some_and(|number| (0.0..=score::MOST).contains(&number)) {
+        if number.as_f64().is_none_or(|number| !(0.0..=score::MOST).contains(&number)) {
             findings.add(path, format!("the {what} is {number}"), format!("use 0 to {}", score::MOST));
         }
     }
