@@ -162,7 +162,7 @@ impl Instance {
                 instance.work(MembersStage { projects: projects.clone() }, &context);
             }
             if roles.contains(&Role::Track) {
-                instance.work(TrackStage, &context);
+                instance.work(TrackStage { projects: projects.clone() }, &context);
                 instance.work(DeadLettersStage, &context);
             }
             if roles.contains(&Role::Schedule) {

@@ -4,7 +4,11 @@
 
 use bellwether::definitions::{Loaded, Located, check_provider, diff, load};
 use bellwether_processors::content::{EventAttributes, context};
-use bellwether_schemas::{Channel, Timestamp, definitions::Definitions, member::Profile};
+use bellwether_schemas::{
+    Channel, Timestamp,
+    definitions::{Definitions, Project},
+    member::Profile,
+};
 use proptest::prelude::*;
 use serde_json::json;
 use std::{fs, path::Path};
@@ -110,6 +114,28 @@ fn yaml_and_the_published_json_say_the_same() {
         ("flows/order_placed.yaml", &part(json!(document.flows["order_placed"]))),
     ]);
     assert_eq!(read(again.path()).unwrap().document, document);
+}
+
+#[test]
+fn routing_is_read_and_published_alike() {
+    let routing = |text: &str| format!("{PROJECT}routing:\n{text}");
+    let yaml = routing("  weights: { cost: 2.5 }\n  costs: { sms: 0.05, email: 0 }\n");
+    let project = document(&[("project.yaml", &yaml)]).project;
+    let weights = json!({"reach": 1, "engagement": 1, "cost": 2.5});
+    assert_eq!(json!(project)["routing"], json!({"weights": weights, "costs": {"email": 0, "sms": 0.05}}));
+    assert_eq!(serde_json::from_value::<Project>(json!(project)).unwrap(), project);
+
+    let yaml = routing("  weights: { reech: 1 }\n  costs: { sms: cheap, emial: 1 }\n");
+    let told = read(shop(&[("project.yaml", &yaml)]).path()).unwrap_err();
+    assert_eq!(
+        told.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "project.yaml:5:14: unknown field `reech` (did you mean `reach`?); use one of reach, engagement, cost",
+            "project.yaml:6:17: text where a number is expected; write a number",
+            "project.yaml:6:24: unknown channel `emial` (did you mean `email`?); \
+             use one of email, sms, whatsapp, telegram, web_push, app_push, webhook",
+        ]
+    );
 }
 
 #[test]

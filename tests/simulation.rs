@@ -384,7 +384,7 @@ impl Process {
             flow: Worker::join(flow, context.clone()).await?,
             members: Worker::join(MembersStage { projects: projects.clone() }, context.clone()).await?,
             route: Worker::join(RouteStage { projects: projects.clone() }, context.clone()).await?,
-            track: Worker::join(TrackStage, context.clone()).await?,
+            track: Worker::join(TrackStage { projects: projects.clone() }, context.clone()).await?,
             schedule: Worker::join(ScheduleStage, context.clone()).await?,
             dead: Worker::join(DeadLettersStage, context.clone()).await?,
             deliver,

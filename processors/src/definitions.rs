@@ -15,6 +15,7 @@ pub use schema::Misfit;
 use crate::{
     content::{Content, ContentError, Rendered},
     hours::Hours,
+    score::Scoring,
 };
 use bellwether_schemas::{
     Channel, Lane,
@@ -105,6 +106,7 @@ pub struct Compiled {
     zone: TimeZone,
     /// Declared, built in, or only used by flows.
     categories: BTreeMap<String, Category>,
+    scoring: Option<Scoring>,
     remarks: Vec<Finding>,
 }
 
@@ -216,6 +218,7 @@ impl Compiled {
             templates.filter_map(move |template| Some((template, sender.clone()?))).collect::<Vec<_>>()
         };
         let senders = document.types.values().flat_map(of_type).collect();
+        let scoring = document.project.routing.as_ref().map(Scoring::new);
         let compiled = Self {
             senders,
             project: document.project.name.clone(),
@@ -230,6 +233,7 @@ impl Compiled {
             other_terms: checked.other_terms,
             zone: checked.zone,
             categories: checked.categories,
+            scoring,
             remarks: checked.remarks,
         };
         (compiled, checked.findings)
@@ -376,6 +380,12 @@ impl Compiled {
     #[must_use]
     pub const fn zone(&self) -> &TimeZone {
         &self.zone
+    }
+
+    /// How channels are compared, where the project wants it.
+    #[must_use]
+    pub const fn scoring(&self) -> Option<&Scoring> {
+        self.scoring.as_ref()
     }
 
     /// Whether a template can speak on a channel at all.

@@ -2,7 +2,7 @@
 //! No I/O, no clock, no randomness, no async runtime; whatever is random derives from a hash of an id.
 //!
 //! Reading order: [`processor`] (what a processor is), [`definitions`] (compiled), then a record's journey: [`flow`], [`members`] (with [`consent`]),
-//! [`route`], [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
+//! [`route`] (with [`caps`], [`hours`] and [`score`]), [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
 
 pub mod caps;
 pub mod consent;
@@ -17,6 +17,7 @@ pub mod members;
 pub mod processor;
 pub mod route;
 pub mod schedule;
+pub mod score;
 pub mod track;
 
 pub use processor::{Facts, Incoming, Output, Processor};

@@ -6,7 +6,9 @@ use crate::{
     content::{self, EventAttributes},
     definitions::{Compiled, Projects},
     hours::{self, Obstacle},
+    members::QUARANTINE_AFTER,
     processor::{Facts, Incoming, Output, Processor, Refusal},
+    score::{Score, Seen},
 };
 use bellwether_schemas::{
     Channel, DeliveryId, Lane, Position, Timestamp,
@@ -19,7 +21,7 @@ use bellwether_schemas::{
 };
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 /// How long a claim is remembered: a duplicate that comes later than this is taken for new.
 pub const DEDUPE_WINDOW: Duration = Duration::from_secs(7 * 86_400);
@@ -35,6 +37,17 @@ pub struct Route {
     pub projects: Projects,
 }
 
+/// What is known of the member when it is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The profile; `None` where the project has no such member.
+    pub profile: Option<&'a Profile>,
+    /// What the member was sent lately, in both lanes.
+    pub history: &'a History,
+    /// What came of it, by channel; looked at only where the project compares channels.
+    pub seen: &'a BTreeMap<Channel, Seen>,
+}
+
 /// What was decided, as the claim keeps it: a redelivery says the same again, whatever has changed since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choice {
@@ -42,7 +55,7 @@ pub struct Choice {
     pub outcome: Outcome,
     /// Chosen channel and address.
     pub to: Option<(Channel, String)>,
-    /// Every channel that was looked at, in order.
+    /// Every channel that was looked at, in order; after the chosen one, those that the template can speak on.
     pub trace: Vec<Verdict>,
     /// In words.
     pub detail: String,
@@ -61,10 +74,13 @@ impl Processor for Route {
         let n = &incoming.input;
         // Rows of one partition, so the store is asked once; other claims are not read, however many there are.
         let mut reads = vec![of_member(n, PROFILE, ""), of_member(n, CLAIM, &claim_id(n))];
-        // Only caps look at what was sent; the definitions are those that `decide` has, for the whole batch.
-        if self.projects.get(&n.project).is_some_and(|project| !project.document.project.caps.is_empty()) {
+        // The definitions are those that `decide` has, for the whole batch.
+        let Some(project) = self.projects.get(&n.project) else { return reads };
+        // Only caps look at what was sent, and only scores at what came of it.
+        if !project.document.project.caps.is_empty() {
             reads.extend(Lane::ALL.map(|lane| of_member(n, SENT, lane.name())));
         }
+        reads.extend(compared(n, project).map(|channel| Seen::read(&n.project, &n.member, channel)));
         reads
     }
 
@@ -108,7 +124,9 @@ impl Processor for Route {
                     *history = row.map_or_else(|| Ok(History::default()), |row| read_history(&row))?;
                 }
                 let all = History(histories.iter().flat_map(|history| history.0.clone()).collect());
-                let choice = choose(n, profile.as_ref(), &all, project, now);
+                let seen = read_seen(n, project, facts)?;
+                let known = Known { profile: profile.as_ref(), history: &all, seen: &seen };
+                let choice = choose(n, known, project, now);
                 output.rows.push(claimed(n, &choice, &here, incoming.position)?);
                 if let (Some((channel, _)), false) = (&choice.to, project.document.project.caps.is_empty()) {
                     let [urgent, bulk] = histories;
@@ -142,6 +160,23 @@ fn read_history(row: &MemberRow) -> Result<History, Refusal> {
     serde_json::from_str(text).map_err(|e| Refusal::new(Reason::Invalid, format!("members.decision: {e}")))
 }
 
+/// The channels whose scores are looked at: where the project compares channels, those that the notification could go by.
+fn compared(n: &Notification, project: &Compiled) -> impl Iterator<Item = Channel> {
+    let compares = project.scoring().is_some();
+    let is_named = move |channel: &Channel| n.channels.is_empty() || n.channels.contains(channel);
+    Channel::ALL
+        .into_iter()
+        .filter(move |channel| compares && is_named(channel) && project.has_variant(&n.template, *channel))
+}
+
+fn read_seen(n: &Notification, project: &Compiled, facts: &Facts) -> Result<BTreeMap<Channel, Seen>, Refusal> {
+    let read = |channel| -> Result<_, Refusal> {
+        let row = facts.one::<MemberRow>(&Seen::read(&n.project, &n.member, channel))?;
+        Ok((channel, Seen::from_row(row.as_ref())?))
+    };
+    compared(n, project).map(read).collect()
+}
+
 /// The lane's history with this message. Each lane has a row of its own, because each is fenced by the offsets of its own topic.
 fn entered(
     n: &Notification,
@@ -169,20 +204,14 @@ fn of_member(n: &Notification, kind: &str, id: &str) -> Read {
     MemberRow::read_one(n.project.as_str(), n.member.as_str(), kind, id)
 }
 
-/// Whether, when, and by which channel the member is told. `history` is what the member was sent lately, in both lanes.
+/// Whether, when, and by which channel the member is told.
 #[must_use]
-pub fn choose(
-    n: &Notification,
-    profile: Option<&Profile>,
-    history: &History,
-    project: &Compiled,
-    now: Timestamp,
-) -> Choice {
+pub fn choose(n: &Notification, known: Known<'_>, project: &Compiled, now: Timestamp) -> Choice {
     let none = |outcome, detail: String, trace| Choice { outcome, to: None, trace, detail, at: now, until: None };
     if let Some(at) = n.expires_at.filter(|at| *at <= now) {
         return none(Outcome::Expired, format!("it was to be sent before {at}"), Vec::new());
     }
-    let Some(profile) = profile else {
+    let Some(profile) = known.profile else {
         return none(Outcome::UnknownMember, "the project has no such member".into(), Vec::new());
     };
     let zone = profile.time_zone.as_deref().and_then(hours::zone).unwrap_or_else(|| project.zone().clone());
@@ -190,39 +219,44 @@ pub fn choose(
         Some(at) if at <= until => none(Outcome::Expired, format!("{detail}; it expires before, at {at}"), trace),
         _ => Choice { until: Some(until), ..none(Outcome::Deferred, detail, trace) },
     };
-    let mut trace = Vec::new();
-    let mut rejections = Vec::new();
-    for channel in order(&n.channels, &profile.channels) {
-        match look(channel, n, profile, project).and_then(|address| {
-            room(channel, n, history, project, &zone, now)?;
-            Ok(address)
-        }) {
-            Ok(address) => {
-                let why = if !n.channels.is_empty() {
-                    "the flow names it"
-                } else if profile.channels.contains(&channel) {
-                    "the member prefers it"
-                } else {
-                    "first usable in the default order"
-                };
-                let why = format!("{why}{}", unrefusable(channel, n, profile, project));
-                let detail = format!("{channel}: {why}");
-                trace.push(Verdict { channel, rule: "chosen".into(), detail: why });
-                return match moment(n, project, &zone, now) {
-                    Ok(None) => {
-                        let to = Some((channel, address));
-                        Choice { outcome: Outcome::Routed, to, trace, detail, at: now, until: None }
-                    }
-                    Ok(Some((until, why))) => deferred(until, why, trace),
-                    Err(why) => none(Outcome::Expired, why, trace),
-                };
-            }
-            Err(rejection) => {
-                let Rejection { outcome, detail, .. } = &rejection;
-                trace.push(Verdict { channel, rule: outcome.name().into(), detail: detail.clone() });
-                rejections.push(rejection);
-            }
+    let scores = scores(n, profile, known.seen, project, now);
+    let (mut trace, mut rejections) = (Vec::new(), Vec::new());
+    let mut chosen: Option<(Channel, String, String)> = None;
+    for channel in order(&n.channels, &profile.channels, &scores) {
+        let first = chosen.as_ref().map(|(channel, ..)| *channel);
+        if first.is_some() && !project.has_variant(&n.template, channel) {
+            // Beside what the template says, what it does not say was never in question.
+            continue;
         }
+        let usable = look(channel, n, profile, project).and_then(|address| {
+            room(channel, n, known.history, project, &zone, now)?;
+            Ok(address)
+        });
+        let verdict = match (usable, first) {
+            (Ok(_), Some(first)) => Verdict::new(channel, Verdict::NOT_NEEDED, format!("{first} came first")),
+            (Ok(address), None) => {
+                let why = reason(channel, n, profile, project) + &unrefusable(channel, n, profile, project);
+                let verdict = Verdict::new(channel, Verdict::CHOSEN, why.as_str());
+                chosen = Some((channel, address, why));
+                verdict
+            }
+            (Err(rejection), _) => {
+                let verdict = rejection.verdict(channel);
+                rejections.push(rejection);
+                verdict
+            }
+        };
+        trace.push(scored(verdict, scores.get(&channel)));
+    }
+    if let Some((channel, address, why)) = chosen {
+        return match moment(n, project, &zone, now) {
+            Ok(None) => {
+                let (to, detail) = (Some((channel, address)), format!("{channel}: {why}"));
+                Choice { outcome: Outcome::Routed, to, trace, detail, at: now, until: None }
+            }
+            Ok(Some((until, why))) => deferred(until, why, trace),
+            Err(why) => none(Outcome::Expired, why, trace),
+        };
     }
     let detail = trace.iter().map(|v| format!("{}: {}", v.channel, v.detail)).collect::<Vec<_>>().join("; ");
     if let Some(until) = rejections.iter().filter_map(|rejection| rejection.until).min() {
@@ -234,17 +268,61 @@ pub fn choose(
     none(outcome.unwrap_or(Outcome::NoProvider), detail, trace)
 }
 
+/// Why a channel that can be used comes first.
+fn reason(channel: Channel, n: &Notification, profile: &Profile, project: &Compiled) -> String {
+    if !n.channels.is_empty() {
+        return "the flow names it".into();
+    }
+    if profile.channels.contains(&channel) {
+        return "the member prefers it".into();
+    }
+    project.scoring().map_or_else(
+        || "first usable in the default order".into(),
+        |scoring| format!("best usable score, by weights of {}", scoring.weights()),
+    )
+}
+
+/// The score of every channel that is compared.
+fn scores(
+    n: &Notification,
+    profile: &Profile,
+    seen: &BTreeMap<Channel, Seen>,
+    project: &Compiled,
+    now: Timestamp,
+) -> BTreeMap<Channel, Score> {
+    let Some(scoring) = project.scoring() else { return BTreeMap::new() };
+    let score = |channel| {
+        let seen = seen.get(&channel).copied().unwrap_or_default();
+        (channel, scoring.score(channel, in_use(channel, profile, project), &seen, now))
+    };
+    compared(n, project).map(score).collect()
+}
+
+fn scored(verdict: Verdict, score: Option<&Score>) -> Verdict {
+    let Some(score) = score else { return verdict };
+    let Score { total, reach, engagement, cost } = *score;
+    Verdict { score: Some(total), reach: Some(reach), engagement: Some(engagement), cost: Some(cost), ..verdict }
+}
+
 /// Why a channel is not used.
 struct Rejection {
     outcome: Outcome,
     detail: String,
     /// When it might be, where waiting is what the rule wants.
     until: Option<Timestamp>,
+    /// What the rule counted, and how many of them it allows.
+    counted: Option<(usize, usize)>,
 }
 
 impl Rejection {
     const fn new(outcome: Outcome, detail: String) -> Self {
-        Self { outcome, detail, until: None }
+        Self { outcome, detail, until: None, counted: None }
+    }
+
+    fn verdict(&self, channel: Channel) -> Verdict {
+        let number = |n| i32::try_from(n).unwrap_or(i32::MAX);
+        let (count, limit) = self.counted.map(|(count, limit)| (number(count), number(limit))).unzip();
+        Verdict { count, limit, ..Verdict::new(channel, self.outcome.name(), self.detail.as_str()) }
     }
 }
 
@@ -265,7 +343,8 @@ fn room(
         full.name, full.used, full.most, terms.priority, full.free_at
     );
     let until = (full.exceed == Exceed::Defer).then(|| spread(n, terms.spread, full.free_at));
-    Err(Rejection { until, ..Rejection::new(Outcome::Capped, detail) })
+    let counted = Some((full.used as usize, full.most as usize));
+    Err(Rejection { until, counted, ..Rejection::new(Outcome::Capped, detail) })
 }
 
 /// When it may go out, where that is not now, and why.
@@ -308,13 +387,21 @@ fn spread(n: &Notification, over: Duration, at: Timestamp) -> Timestamp {
     at.plus(Duration::from_millis(xxhash_rust::xxh64::xxh64(n.id.0.as_bytes(), 1) % millis))
 }
 
-/// The channels to look at: those that the flow names and no others, else the member's preference, then the default order.
-fn order(named: &[Channel], preferred: &[Channel]) -> Vec<Channel> {
+/// The channels to look at: those that the flow names and no others, else the member's preference, then the best scores, then the default order.
+fn order(named: &[Channel], preferred: &[Channel], scores: &BTreeMap<Channel, Score>) -> Vec<Channel> {
     if !named.is_empty() {
         return named.to_vec();
     }
-    let rest = Channel::ALL.into_iter().filter(|c| !preferred.contains(c));
+    let mut rest: Vec<_> = Channel::ALL.into_iter().filter(|c| !preferred.contains(c)).collect();
+    // The sort is stable: equal scores, and channels without one, stay in the default order.
+    rest.sort_by_key(|channel| Reverse(scores.get(channel).map(|score| score.total)));
     preferred.iter().copied().chain(rest).collect()
+}
+
+/// The address whose reach counts: the first that a provider serves and nothing is known against.
+fn in_use<'a>(channel: Channel, profile: &'a Profile, project: &Compiled) -> Option<&'a Address> {
+    let addresses = profile.addresses.get(&channel)?;
+    addresses.iter().find(|a| a.state == AddressState::Active && project.serves(channel, &a.address))
 }
 
 /// The address by which this channel may be used, or the first rule that forbids it.
@@ -343,7 +430,8 @@ fn look(channel: Channel, n: &Notification, profile: &Profile, project: &Compile
             Some(dead) if dead.state == AddressState::Quarantined => {
                 let why =
                     format!("in quarantine since {}, after {} misses: {}", dead.since, dead.misses.len(), dead.reason);
-                (Outcome::Suppressed, why)
+                let counted = Some((dead.misses.len(), QUARANTINE_AFTER));
+                return Err(Rejection { counted, ..Rejection::new(Outcome::Suppressed, why) });
             }
             Some(new) if new.state == AddressState::Unconfirmed => {
                 (Outcome::NoOptIn, format!("not confirmed: the member was asked at {} and has not answered", new.since))

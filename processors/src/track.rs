@@ -3,14 +3,16 @@
 
 use crate::{
     consent::VIA,
+    definitions::Projects,
     processor::{Facts, Incoming, Output, Processor, Refusal},
+    score::Seen,
 };
 use bellwether_schemas::{
     NotificationId, Timestamp,
     ids::EntryId,
     records::{Decision, ErrorKind, MemberAction, MemberCommand, Reason, Receipt, ReceiptKind, Record},
-    rows::{Read, Row},
-    tables::{AggregateRow, StoryRow},
+    rows::{Read, Row, Write},
+    tables::{AggregateRow, MemberRow, StoryRow},
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -19,8 +21,11 @@ use std::time::Duration;
 pub const STORY_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 /// The track processor.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Track;
+#[derive(Clone, Debug, Default)]
+pub struct Track {
+    /// Compiled definitions of every project: where one compares channels, what comes of messages is kept by channel.
+    pub projects: Projects,
+}
 
 /// What it folds.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,10 +42,12 @@ impl Processor for Track {
 
     fn needs(&self, incoming: &Incoming<Tracked>, _: &Facts, _: Timestamp) -> Vec<Read> {
         let line = Line::of(&incoming.input);
-        vec![line.story(), line.sum(&source(incoming))]
+        let mut reads = vec![line.story(), line.sum(&source(incoming))];
+        reads.extend(self.sign(&incoming.input).map(seen_by));
+        reads
     }
 
-    fn decide(&self, incoming: &Incoming<Tracked>, facts: &Facts, _: Timestamp) -> Result<Output, Refusal> {
+    fn decide(&self, incoming: &Incoming<Tracked>, facts: &Facts, now: Timestamp) -> Result<Output, Refusal> {
         let line = Line::of(&incoming.input);
         let here = incoming.position.to_string();
         let mut output = Output::default();
@@ -65,11 +72,38 @@ impl Processor for Track {
             };
             output.rows.push(row.put_fenced(incoming.position.offset + 1));
         }
+        if let Some(receipt) = self.sign(&incoming.input) {
+            output.rows.extend(learnt(receipt, facts, incoming.position.offset + 1, now)?);
+        }
         if let Tracked::Receipt(receipt) = &incoming.input {
             output.records.extend(consequence(receipt).map(Record::Member));
         }
         Ok(output)
     }
+}
+
+impl Track {
+    /// The receipt, where it says something that the scores of its project look at.
+    fn sign<'a>(&self, tracked: &'a Tracked) -> Option<&'a Receipt> {
+        let Tracked::Receipt(receipt) = tracked else { return None };
+        let is_sign = Seen::is_told_by(receipt.kind) && self.projects.get(&receipt.project)?.scoring().is_some();
+        is_sign.then_some(receipt)
+    }
+}
+
+fn seen_by(receipt: &Receipt) -> Read {
+    Seen::read(&receipt.project, &receipt.member, receipt.channel)
+}
+
+/// What the receipt adds to what is known of the member's channel; nothing where it is no news. Receipts of a member are one partition's, whose
+/// offsets fence the row.
+fn learnt(receipt: &Receipt, facts: &Facts, fence: u64, now: Timestamp) -> Result<Option<Write>, Refusal> {
+    let mut seen = Seen::from_row(facts.one::<MemberRow>(&seen_by(receipt))?.as_ref())?;
+    // Providers tell the time, and one may be ahead of it: that must not outlast what comes later.
+    if !seen.learn(receipt.kind, receipt.at.min(now)) {
+        return Ok(None);
+    }
+    seen.put(&receipt.project, &receipt.member, receipt.channel, fence, now).map(Some)
 }
 
 /// What a receipt changes about the member.

@@ -8,8 +8,9 @@ use bellwether_processors::{
     deliver::{Tried, settle},
     flow::Flow,
     members::Members,
-    route::{Route, choose},
+    route::{Choice, Known, Route, choose},
     schedule::{Plan, Schedule},
+    score::Seen,
     track::{Track, Tracked},
 };
 use bellwether_schemas::{
@@ -19,24 +20,29 @@ use bellwether_schemas::{
     member::{Address, AddressState, ByCategory, Profile},
     records::{
         Delivery, ErrorKind, Event, MemberAction, MemberCommand, Notification, Outcome, Receipt, ReceiptKind, Record,
-        Scheduled,
+        Scheduled, Verdict,
     },
     rows::{Row, Write},
     tables::{AddressRow, AggregateRow, MemberRow, SuppressionRow},
 };
-use serde_json::json;
-use std::time::Duration;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, time::Duration};
 
 const NOW: Timestamp = Timestamp(1_772_359_200_000);
 
 fn project() -> Compiled {
+    routed(Value::Null)
+}
+
+/// The project with its routing.
+fn routed(routing: Value) -> Compiled {
     let mail = json!({"en": {"subject": "s", "text": "t"}});
     let document: Definitions = serde_json::from_value(json!({
         "project": {"name": "shop", "default_locale": "en", "categories": {
             "newsletter": {"title": "Newsletter", "consent": "required"},
             "orders": {"title": {"en": "Orders", "es": "Pedidos"}, "consent": "assumed"},
             "law": {"title": "What the law asks of us", "consent": "unrefusable"},
-        }},
+        }, "routing": routing},
         "providers": {"mail": {"kind": "email"}, "texts": {"kind": "sms"}},
         "templates": {
             "both": {"sample": {"total": 11.0}, "channels": {"email": mail, "sms": {"en": {"text": "t"}}}},
@@ -107,6 +113,22 @@ const fn position(topic: Topic, offset: u64) -> Position {
     Position { topic, partition: 0, offset }
 }
 
+fn opted(mut profile: Profile, choices: &[(Channel, bool)]) -> Profile {
+    profile.opt_ins.extend(choices.iter().map(|(channel, said)| (*channel, (*said).into())));
+    profile
+}
+
+fn prefers(mut profile: Profile, channel: Channel) -> Profile {
+    profile.channels = vec![channel];
+    profile
+}
+
+/// What is decided of a member to whom nothing was sent lately.
+fn decided(notification: &Notification, profile: Option<&Profile>, project: &Compiled) -> Choice {
+    let known = Known { profile, history: &History::default(), seen: &BTreeMap::new() };
+    choose(notification, known, project, NOW)
+}
+
 #[test]
 fn the_router_reads_as_a_specification() {
     use AddressState::{Active, Suppressed, Unconfirmed};
@@ -114,10 +136,6 @@ fn the_router_reads_as_a_specification() {
     use Lane::{Bulk, Transactional};
     type Row = (&'static str, Notification, Profile, Outcome, Option<Channel>);
     let reachable = || profile(Some(Active), Some(Active));
-    let opted = |mut p: Profile, choices: &[(Channel, bool)]| {
-        p.opt_ins.extend(choices.iter().map(|(channel, said)| (*channel, (*said).into())));
-        p
-    };
     let says = |channel, said: &[(&str, bool)]| {
         let mut profile = reachable();
         profile.opt_ins.insert(channel, words(said));
@@ -127,10 +145,6 @@ fn the_router_reads_as_a_specification() {
         event_type: Event::UNCONFIRMED.into(),
         data: json!({ "address": address }).to_string(),
         ..notification("both", Transactional, &[])
-    };
-    let prefers = |mut p: Profile, channel| {
-        p.channels = vec![channel];
-        p
     };
     let n = notification;
     let rows: Vec<Row> = vec![
@@ -296,7 +310,7 @@ fn the_router_reads_as_a_specification() {
     ];
     let project = project();
     for (sentence, notification, profile, outcome, channel) in rows {
-        let choice = choose(&notification, Some(&profile), &History::default(), &project, NOW);
+        let choice = decided(&notification, Some(&profile), &project);
         assert_eq!(choice.outcome, outcome, "{sentence}: {choice:?}");
         assert_eq!(choice.to.map(|(channel, _)| channel), channel, "{sentence}");
         assert!(!choice.trace.is_empty(), "{sentence}: no decision without a trace");
@@ -310,13 +324,135 @@ fn the_router_reads_as_a_specification() {
         ("law", &[("*", true)], "email: first usable in the default order; `law` cannot be refused"),
         ("orders", &[("*", true)], "email: first usable in the default order"),
     ] {
-        let choice = choose(&of_category(flow), Some(&says(Email, said)), &History::default(), &project, NOW);
+        let choice = decided(&of_category(flow), Some(&says(Email, said)), &project);
         assert_eq!(choice.detail, detail, "what cannot be refused is marked");
     }
-    let stranger = choose(&notification("both", Transactional, &[]), None, &History::default(), &project, NOW);
+    let stranger = decided(&notification("both", Transactional, &[]), None, &project);
     assert_eq!(stranger.outcome, Outcome::UnknownMember);
     let late = Notification { expires_at: Some(NOW), ..notification("both", Transactional, &[]) };
-    assert_eq!(choose(&late, Some(&reachable()), &History::default(), &project, NOW).outcome, Outcome::Expired);
+    assert_eq!(decided(&late, Some(&reachable()), &project).outcome, Outcome::Expired);
+}
+
+#[test]
+fn scores_decide_where_neither_flow_nor_member_does() {
+    use AddressState::{Active, Quarantined};
+    use Channel::{Email, Sms};
+    let n = |channels: &[Channel]| notification("both", Lane::Transactional, channels);
+    let reachable = || profile(Some(Active), Some(Active));
+    let missed = |mut profile: Profile, state| {
+        for address in profile.addresses.get_mut(&Email).unwrap() {
+            (address.misses, address.state) = (vec![NOW; 3], state);
+        }
+        profile
+    };
+    let clicked = |channel| vec![(channel, Seen { last_click: Some(NOW), ..Seen::default() })];
+    // The sentence; routing, notification, member, what was seen → the channels that could be used, the chosen one first.
+    for (sentence, routing, notification, profile, seen, order) in [
+        ("what is alike stays in the default order", json!({}), n(&[]), reachable(), vec![], &[Email, Sms][..]),
+        (
+            "the cheaper comes first",
+            json!({"costs": {"email": 2, "sms": 1}}),
+            n(&[]),
+            reachable(),
+            vec![],
+            &[Sms, Email],
+        ),
+        (
+            "a cost that has no weight is none",
+            json!({"costs": {"email": 2}, "weights": {"cost": 0}}),
+            n(&[]),
+            reachable(),
+            vec![],
+            &[Email, Sms],
+        ),
+        ("who clicks in texts gets texts", json!({}), n(&[]), reachable(), clicked(Sms), &[Sms, Email]),
+        (
+            "unless texts cost too much",
+            json!({"costs": {"sms": 0.05}, "weights": {"cost": 10}}),
+            n(&[]),
+            reachable(),
+            clicked(Sms),
+            &[Email, Sms],
+        ),
+        (
+            "where nobody was reached is less sure",
+            json!({}),
+            n(&[]),
+            missed(reachable(), Active),
+            vec![],
+            &[Sms, Email],
+        ),
+        ("and in the end not used", json!({}), n(&[]), missed(reachable(), Quarantined), clicked(Email), &[Sms]),
+        (
+            "the member's preference comes before any score",
+            json!({}),
+            n(&[]),
+            prefers(reachable(), Email),
+            clicked(Sms),
+            &[Email, Sms],
+        ),
+        (
+            "and the flow's channels before both",
+            json!({}),
+            n(&[Email, Sms]),
+            prefers(reachable(), Sms),
+            clicked(Sms),
+            &[Email, Sms],
+        ),
+        (
+            "no score opens a door that the member closed",
+            json!({}),
+            n(&[]),
+            opted(reachable(), &[(Sms, false)]),
+            clicked(Sms),
+            &[Email],
+        ),
+        ("without routing nothing is compared", Value::Null, n(&[]), reachable(), clicked(Sms), &[Email, Sms]),
+    ] {
+        let is_compared = !routing.is_null();
+        let seen = seen.into_iter().collect();
+        let known = Known { profile: Some(&profile), history: &History::default(), seen: &seen };
+        let choice = choose(&notification, known, &routed(routing), NOW);
+        let usable = |rule: &str| ["chosen", "not_needed"].contains(&rule);
+        let told: Vec<_> = choice.trace.iter().filter(|v| usable(&v.rule)).map(|v| v.channel).collect();
+        assert_eq!(told, order, "{sentence}: {choice:?}");
+        assert_eq!(choice.to.as_ref().map(|(channel, _)| *channel), Some(order[0]), "{sentence}");
+        assert!(choice.trace.iter().all(|v| v.score.is_some() == is_compared), "{sentence}: {choice:?}");
+    }
+}
+
+#[test]
+fn a_trace_shows_every_channel_with_its_figures() {
+    let away = profile(Some(AddressState::Active), Some(AddressState::Quarantined));
+    let away = Profile {
+        addresses: away
+            .addresses
+            .into_iter()
+            .map(|(channel, all)| (channel, all.into_iter().map(|a| Address { misses: vec![NOW; 3], ..a }).collect()))
+            .collect(),
+        ..away
+    };
+    let project = routed(json!({"costs": {"sms": 0.05}}));
+    let told = |n: &Notification| {
+        let choice = decided(n, Some(&away), &project);
+        let figures = |v: &Verdict| {
+            let (counted, scored) = ((v.count, v.limit), (v.score, v.reach, v.engagement, v.cost));
+            format!("{} {} {counted:?} {scored:?}", v.channel, v.rule)
+        };
+        choice.trace.iter().map(figures).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(
+        told(&notification("both", Lane::Transactional, &[])),
+        "email chosen (None, None) (Some(500), Some(0), Some(500), Some(1000))\n\
+         sms suppressed (Some(3), Some(3)) (Some(166), Some(0), Some(500), Some(0))"
+    );
+    // What the template cannot say is told only where nothing else was found.
+    let mail = notification("mail", Lane::Transactional, &[]);
+    assert_eq!(told(&mail), "email chosen (None, None) (Some(500), Some(0), Some(500), Some(1000))");
+    assert!(
+        told(&Notification { lane: Lane::Bulk, ..mail })
+            .contains("app_push no_template (None, None) (None, None, None, None)")
+    );
 }
 
 /// Runs one input over facts, and lays what it wrote over them.
@@ -466,7 +602,7 @@ fn receipt(kind: ReceiptKind, error: Option<ErrorKind>) -> Receipt {
 fn a_receipt_counts_once_wherever_it_is_met_again() {
     let mut facts = Facts::default();
     let tell = |facts: &mut Facts, offset, kind| {
-        step(&Track, facts, position(Topic::Receipts, offset), Tracked::Receipt(receipt(kind, None)))
+        step(&Track::default(), facts, position(Topic::Receipts, offset), Tracked::Receipt(receipt(kind, None)))
     };
     tell(&mut facts, 1, ReceiptKind::Delivered);
     tell(&mut facts, 2, ReceiptKind::Sent);
@@ -479,9 +615,52 @@ fn a_receipt_counts_once_wherever_it_is_met_again() {
 }
 
 #[test]
+fn what_comes_of_messages_is_kept_where_scores_look_at_it() {
+    let before = |seconds: i64| Timestamp(NOW.0 - seconds * 1_000);
+    let projects = Projects::from_iter([routed(json!({}))]);
+    let (track, route) = (Track { projects: projects.clone() }, Route { projects });
+    let mut facts = Facts::default();
+    facts.apply(&[profile(Some(AddressState::Active), Some(AddressState::Active)).into_row("shop", "m").put_fenced(1)]);
+    let told = |kind, channel, delivery: &str, at| {
+        let delivery = DeliveryId::derive(receipt(kind, None).notification, channel, delivery);
+        Receipt { delivery, channel, at, ..receipt(kind, None) }
+    };
+    // The receipt's offset, and whether it is news.
+    for (offset, receipt, is_news) in [
+        (1, told(ReceiptKind::Sent, Channel::Sms, "a", before(60)), true),
+        (2, told(ReceiptKind::Clicked, Channel::Sms, "a", before(50)), true),
+        (3, told(ReceiptKind::Sent, Channel::Sms, "b", before(90)), false),
+        (4, told(ReceiptKind::Deferred, Channel::Sms, "c", before(40)), false),
+        (1, told(ReceiptKind::Sent, Channel::Sms, "a", before(60)), false),
+        (5, told(ReceiptKind::Sent, Channel::Sms, "a", before(60)), false),
+        // A provider's clock is ahead.
+        (6, told(ReceiptKind::Delivered, Channel::Sms, "b", NOW.plus(Duration::from_secs(90))), true),
+    ] {
+        let output = step(&track, &mut facts, position(Topic::Receipts, offset), Tracked::Receipt(receipt.clone()));
+        let wrote = output.rows.iter().any(|write| write.target().0.name == "members");
+        assert_eq!(wrote, is_news, "{receipt:?}");
+    }
+    let row = facts.one::<MemberRow>(&Seen::read("shop", "m", Channel::Sms)).unwrap();
+    let seen =
+        Seen { last_sent: Some(before(60)), last_delivered: Some(NOW), last_open: None, last_click: Some(before(50)) };
+    assert_eq!(Seen::from_row(row.as_ref()).unwrap(), seen);
+    // And route reads it: who clicks in texts gets texts.
+    let lane = position(Topic::Notifications(Lane::Transactional), 0);
+    let incoming = Incoming { position: lane, input: notification("both", Lane::Transactional, &[]) };
+    assert!(route.needs(&incoming, &facts, NOW).contains(&Seen::read("shop", "m", Channel::Sms)));
+    let output = step(&route, &mut facts, lane, incoming.input);
+    assert!(output.records.iter().any(|record| matches!(record, Record::Delivery(d) if d.channel == Channel::Sms)));
+    // Who compares nothing keeps nothing.
+    let (quiet, sent) = (Track { projects: Projects::from_iter([project()]) }, receipt(ReceiptKind::Sent, None));
+    let incoming = Incoming { position: position(Topic::Receipts, 9), input: Tracked::Receipt(sent) };
+    assert_eq!(quiet.needs(&incoming, &Facts::default(), NOW).len(), 2, "the story's line and the sum");
+    assert_eq!(quiet.decide(&incoming, &Facts::default(), NOW).unwrap().rows.len(), 2);
+}
+
+#[test]
 fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
     let told = Tracked::Receipt(receipt(ReceiptKind::Failed, Some(ErrorKind::InvalidAddress)));
-    let output = step(&Track, &mut Facts::default(), position(Topic::Receipts, 0), told);
+    let output = step(&Track::default(), &mut Facts::default(), position(Topic::Receipts, 0), told);
     let [Record::Member(suppress)] = &output.records[..] else { panic!("{output:?}") };
     let mut facts = Facts::default();
     let upsert = |patch: &str| MemberCommand {

@@ -164,6 +164,8 @@ fn every_rule_tells_place_problem_and_remedy() {
         ("project/default_locale", json!("en_us")),
         ("project/default_locale", json!("pt")),
         ("project/default_region", json!("Argentina")),
+        ("project/routing", json!({"weights": {"reach": -1, "cost": 1_000.5}, "costs": {"sms": -0.5}})),
+        ("project/routing", json!({"weights": {"reach": 0, "engagement": 0, "cost": 0.0}})),
         ("project/tracking", tracked(json!({"base_url": "links.example"}))),
         ("project/tracking", tracked(json!({"base_url": "http://links.example"}))),
         ("project/tracking", tracked(json!({"base_url": "https://a@links.example/?x=<"}))),

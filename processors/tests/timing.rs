@@ -5,7 +5,7 @@ use bellwether_processors::{
     Facts, Incoming, Output, Processor,
     caps::{History, Sent},
     definitions::{Compiled, Projects, ProviderCheck},
-    route::{Route, choose},
+    route::{Choice, Known, Route},
 };
 use bellwether_schemas::{
     Channel, EventId, Lane, NotificationId, Position, Timestamp, Topic,
@@ -95,6 +95,18 @@ fn in_zone(zone: &str) -> Profile {
     Profile { time_zone: Some(zone.into()), ..member() }
 }
 
+/// What is decided of a member of whom nothing else is known.
+fn choose(
+    notification: &Notification,
+    profile: &Profile,
+    history: &History,
+    project: &Compiled,
+    now: Timestamp,
+) -> Choice {
+    let known = Known { profile: Some(profile), history, seen: &BTreeMap::new() };
+    bellwether_processors::route::choose(notification, known, project, now)
+}
+
 /// So many messages of a category by a channel, an hour before `now` each.
 fn sent(channel: Channel, category: &str, count: u32, now: Timestamp) -> History {
     let one = |n| Sent {
@@ -178,7 +190,7 @@ fn when_a_member_is_told() {
     ];
     for (sentence, caps, notification, profile, history, now, (outcome, hours)) in rows {
         let project = project(caps);
-        let choice = choose(&notification, Some(&profile), &history, &project, now);
+        let choice = choose(&notification, &profile, &history, &project, now);
         assert_eq!(choice.outcome, outcome, "{sentence}: {choice:?}");
         assert_eq!(choice.until.map(|at| (at.0 - now.0) / HOUR), hours, "{sentence}: {choice:?}");
         assert_eq!(choice.to.is_some(), outcome == Routed, "{sentence}");
@@ -186,7 +198,7 @@ fn when_a_member_is_told() {
     }
     let text = choose(
         &n("tips"),
-        Some(&member()),
+        &member(),
         &full(DAY),
         &project(json!({"mail": {"most": 1, "per": "week", "categories": ["marketing"], "channels": ["email"]}})),
         DAY,
@@ -240,7 +252,7 @@ fn messages_are_spread_each_at_its_own_moment() {
     let project = project(json!({}));
     let moments: Vec<i64> = (0..200)
         .map(|n| {
-            let choice = choose(&notification("spread", n), Some(&member()), &History::default(), &project, DAY);
+            let choice = choose(&notification("spread", n), &member(), &History::default(), &project, DAY);
             choice.until.map_or(0, |at| at.0 - DAY.0)
         })
         .collect();

@@ -80,7 +80,7 @@ encoded! {
     Delivery, "delivery", "1";
     Receipt, "receipt", "1";
     Scheduled, "scheduled";
-    Decision, "decision", "2", "1";
+    Decision, "decision", "3", "2", "1";
     DeadLetter, "dead_letter";
     DefinitionSet, "definition_set";
     ProviderHealth, "provider_health";

@@ -3,6 +3,7 @@
 
 use crate::{Channel, Lane};
 use serde::{Deserialize, Serialize};
+use serde_json::Number;
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// All that a project defines.
@@ -60,6 +61,9 @@ pub struct Project {
     /// Whether a new e-mail address has to be confirmed by its owner where it comes with an opt-in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub double_opt_in: bool,
+    /// How channels are compared, where neither flow nor member names one; absent: the default order decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<Routing>,
     /// How links are followed and openings seen; absent: neither is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracking: Option<Tracking>,
@@ -255,6 +259,48 @@ pub enum Exceed {
     Drop,
     /// It waits until there is room, unless it expires before.
     Defer,
+}
+
+/// How the channels that could be used are compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routing {
+    /// How much each part of a score counts.
+    #[serde(default)]
+    pub weights: Weights,
+    /// What a message by a channel costs, in the operator's currency, 0 to 1000; a channel that is not named costs nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub costs: BTreeMap<Channel, Number>,
+}
+
+/// The weights of a score's parts, relative to each other, 0 to 1000. At least one is above 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// How sure it is that a message arrives.
+    #[serde(default = "Weights::default_weight")]
+    pub reach: Number,
+    /// How much the member does with what comes by the channel.
+    #[serde(default = "Weights::default_weight")]
+    pub engagement: Number,
+    /// How cheap a message is.
+    #[serde(default = "Weights::default_weight")]
+    pub cost: Number,
+}
+
+impl Weights {
+    /// Each weight where it is absent: all parts count alike.
+    #[must_use]
+    pub fn default_weight() -> Number {
+        1.into()
+    }
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        let one = Self::default_weight;
+        Self { reach: one(), engagement: one(), cost: one() }
+    }
 }
 
 /// Links of messages that lead through us, so that openings, clicks and wishes to unsubscribe become receipts.

@@ -361,7 +361,7 @@ pub struct Decision {
     pub channel: Option<Channel>,
     /// The delivery that follows.
     pub delivery: Option<DeliveryId>,
-    /// Every channel that was looked at, in order, with the rule that decided it.
+    /// Every channel that was looked at, in order, with the rule that decided it; after the chosen one, those that the template can speak on.
     pub trace: Vec<Verdict>,
     /// In words: what decided.
     pub detail: String,
@@ -372,10 +372,42 @@ pub struct Decision {
 pub struct Verdict {
     /// Channel.
     pub channel: Channel,
-    /// `chosen`, or the rule that rejected it.
+    /// `chosen`, `not_needed` where it could have been used and another came first, or the rule that rejected it.
     pub rule: String,
     /// The facts behind it, without personal data.
     pub detail: String,
+    /// What the rule counted: messages of a cap, misses of an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<i32>,
+    /// How many of them it allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i32>,
+    /// The channel's score, per mille, where the project compares channels: the weighted mean of the three that follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<i32>,
+    /// How sure it is that a message arrives, per mille.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<i32>,
+    /// How much the member does with what comes by the channel, per mille.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engagement: Option<i32>,
+    /// How cheap a message is, per mille.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<i32>,
+}
+
+impl Verdict {
+    /// [`Self::rule`] of the channel that was chosen.
+    pub const CHOSEN: &str = "chosen";
+    /// [`Self::rule`] of a channel that could have been used, had no other come first.
+    pub const NOT_NEEDED: &str = "not_needed";
+
+    /// A verdict without any figures.
+    #[must_use]
+    pub fn new(channel: Channel, rule: &str, detail: impl Into<String>) -> Self {
+        let (rule, detail) = (rule.to_owned(), detail.into());
+        Self { channel, rule, detail, count: None, limit: None, score: None, reach: None, engagement: None, cost: None }
+    }
 }
 
 /// How a decision ended.

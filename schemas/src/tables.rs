@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 row! {
     /// All that route needs of a member, in one partition: the profile (`kind` = [`PROFILE`], `id` empty), one claim a recent
-    /// notification (`kind` = [`CLAIM`], `id` = notification) and what was sent lately (`kind` = [`SENT`], `id` = lane). Fenced by the offset (plus one) of the record that caused the write.
+    /// notification (`kind` = [`CLAIM`], `id` = notification), what was sent lately (`kind` = [`SENT`], `id` = lane) and what came of it (`kind` = [`SEEN`], `id` =
+    /// channel). Fenced by the offset (plus one) of the record that caused the write.
     MemberRow in "members" fenced {
         partition {
             /// Project.
@@ -14,9 +15,9 @@ row! {
             member: String,
         }
         clustering {
-            /// [`PROFILE`] or [`CLAIM`].
+            /// [`PROFILE`], [`CLAIM`], [`SENT`] or [`SEEN`].
             kind: String,
-            /// Empty, or the notification.
+            /// Empty, or the notification, lane or channel.
             id: String,
         }
         columns {
@@ -41,7 +42,7 @@ row! {
             /// Claim: position of the claimant (law 2), `topic/partition/offset`.
             position: Option<String>,
             /// Claim: the decision as it was taken, JSON; a redelivery emits it again, unchanged. Sent: JSON list of what was decided to be sent,
-            /// as far as caps may count it, oldest first.
+            /// as far as caps may count it, oldest first. Seen: JSON object of when which sign last came from the member.
             decision: Option<String>,
         }
     }
@@ -75,6 +76,8 @@ impl MemberRow {
 pub const PROFILE: &str = "profile";
 /// `kind` of what the member was sent lately, in the lane that `id` names.
 pub const SENT: &str = "sent";
+/// `kind` of what last came of messages to the member by the channel that `id` names; track's alone, fenced by the receipt's offset.
+pub const SEEN: &str = "seen";
 /// `kind` of a notification's claim.
 pub const CLAIM: &str = "claim";
 

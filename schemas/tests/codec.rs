@@ -122,7 +122,11 @@ record!(receipt: Receipt {
 record!(scheduled: Scheduled {
     id: id(EntryId), project: text(), due: at(); topic: text(), key: text(), payload: blob(),
 });
-record!(verdict: Verdict { channel: channel(), rule: text(); detail: text() });
+record!(verdict: Verdict {
+    channel: channel(), rule: text(), detail: text();
+    count: optional(any::<i32>()), limit: optional(any::<i32>()), score: optional(any::<i32>()), reach: optional(any::<i32>()),
+    engagement: optional(any::<i32>()), cost: optional(any::<i32>()),
+});
 record!(decision: Decision {
     id: id(EntryId), notification: id(NotificationId), project: text(), member: text(), event: id(EventId),
     event_type: text(), flow: text(), flow_version: any::<i32>();

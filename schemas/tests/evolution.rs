@@ -154,8 +154,18 @@ impl Released for Scheduled {
 }
 
 impl Released for Decision {
-    fn sample(_version: u32) -> Self {
-        let verdict = |channel, rule: &str| Verdict { channel, rule: rule.into(), detail: "the facts".into() };
+    fn sample(version: u32) -> Self {
+        let verdict = |channel, rule: &str| Verdict::new(channel, rule, "the facts");
+        let (rejected, chosen) = (verdict(Channel::Sms, "no_opt_in"), verdict(Channel::Email, "chosen"));
+        let trace = if version < 4 {
+            vec![rejected, chosen]
+        } else {
+            let (score, reach, engagement, cost) = (Some(750), Some(700), Some(550), Some(1_000));
+            vec![
+                Verdict { count: Some(3), limit: Some(3), ..rejected },
+                Verdict { score, reach, engagement, cost, ..chosen },
+            ]
+        };
         Self {
             id: EntryId::derive("decision", &[b"sample"]),
             notification: notification_id(),
@@ -170,7 +180,7 @@ impl Released for Decision {
             outcome: Outcome::Routed,
             channel: Some(Channel::Email),
             delivery: Some(delivery_id()),
-            trace: vec![verdict(Channel::Sms, "no_opt_in"), verdict(Channel::Email, "chosen")],
+            trace,
             detail: "the first usable channel".into(),
         }
     }

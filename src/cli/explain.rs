@@ -1,5 +1,5 @@
 //! `bellwether explain`: the whole story of one notification, or of all that an event caused for a member, in order, for a person.
-//! One line an entry: when, what, channel, why.
+//! One line an entry: when, what, channel, why; below a decision, a table of the channels that were looked at.
 
 use super::{Connection, mask, print, print_json};
 use crate::http::notifications::{Line, Stories, Story};
@@ -82,8 +82,52 @@ fn render(story: &Story) -> String {
             line.outcome,
             one_line(&why)
         ));
+        text.push_str(&table(&rows(&line.detail)));
     }
     text
+}
+
+/// The channels that a decision looked at, for people: what became of each and why, what its rule counted, and what it scored. Figures that no
+/// channel has make no column.
+fn rows(detail: &Value) -> Vec<[String; 5]> {
+    let verdicts = detail["trace"].as_array().map_or(&[][..], Vec::as_slice);
+    if verdicts.is_empty() {
+        return Vec::new();
+    }
+    let names = ["channel", "verdict", "count", "score", "why"].map(str::to_owned);
+    let row = |verdict: &Value| {
+        let text = |name| one_line(field(verdict, name).unwrap_or("-"));
+        let [score, reach, engagement, cost] =
+            ["score", "reach", "engagement", "cost"].map(|name| number(verdict, name));
+        let count =
+            number(verdict, "count").zip(number(verdict, "limit")).map(|(count, limit)| format!("{count} of {limit}"));
+        let score = score.map(|score| match (reach, engagement, cost) {
+            (Some(reach), Some(engagement), Some(cost)) => {
+                format!("{score} (reach {reach}, engagement {engagement}, cost {cost})")
+            }
+            _ => score.to_string(),
+        });
+        let or_none = |figure: Option<String>| figure.unwrap_or_else(|| "-".into());
+        [text("channel"), text("rule"), or_none(count), or_none(score), text("detail")]
+    };
+    [names].into_iter().chain(verdicts.iter().map(row)).collect()
+}
+
+fn number(detail: &Value, name: &str) -> Option<i64> {
+    detail[name].as_i64()
+}
+
+/// Rows under their names, aligned and indented; the last column may be of any width.
+fn table(rows: &[[String; 5]]) -> String {
+    let Some((_, below)) = rows.split_first() else { return String::new() };
+    let is_told = |column: &usize| below.iter().any(|row| row[*column] != "-");
+    let columns: Vec<usize> = (0..5).filter(is_told).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let line = |row: &[String; 5]| {
+        let cells = columns.iter().map(|column| format!("{:1$}", row[*column], width(*column)));
+        format!("    {}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 fn one_line(text: &str) -> String {
@@ -94,7 +138,7 @@ fn field<'a>(detail: &'a Value, name: &str) -> Option<&'a str> {
     detail[name].as_str().filter(|text| !text.is_empty())
 }
 
-/// Why a decision fell as it did: by which flow, in words, and what became of each channel.
+/// Why a decision fell as it did: by which flow, and in words what the table below it does not say.
 fn decision(detail: &Value) -> String {
     let mut why = Vec::new();
     match (field(detail, "flow"), detail["flow_version"].as_i64()) {
@@ -103,14 +147,12 @@ fn decision(detail: &Value) -> String {
         (None, _) => {}
     }
     why.extend(field(detail, "template").map(|template| format!("template {template}")));
-    why.extend(field(detail, "detail").map(str::to_owned));
-    for verdict in detail["trace"].as_array().into_iter().flatten() {
-        let (channel, rule) = (field(verdict, "channel").unwrap_or("?"), field(verdict, "rule").unwrap_or("?"));
-        match field(verdict, "detail") {
-            Some(facts) => why.push(format!("{channel}: {rule} ({facts})")),
-            None => why.push(format!("{channel}: {rule}")),
-        }
-    }
+    let verdicts = detail["trace"].as_array().map_or(&[][..], Vec::as_slice);
+    let told = |verdict: &Value| Some(format!("{}: {}", field(verdict, "channel")?, field(verdict, "detail")?));
+    let told: Vec<_> = verdicts.iter().filter_map(told).collect();
+    let words = field(detail, "detail").filter(|words| !told.iter().any(|told| told == words)).unwrap_or_default();
+    let more = words.strip_prefix(&told.join("; ")).unwrap_or(words).trim_start_matches("; ");
+    why.extend((!more.is_empty()).then(|| more.to_owned()));
     why.join("; ")
 }
 
@@ -126,6 +168,9 @@ fn receipt(detail: &Value) -> String {
     why.join("; ")
 }
 
+#[cfg(test)]
+mod situations;
+
 #[allow(clippy::unwrap_used)]
 #[cfg(test)]
 mod tests {
@@ -140,7 +185,7 @@ mod tests {
                 {"at": "2026-03-01T12:00:00.1Z", "kind": "decision", "outcome": "routed", "channel": "sms", "detail": {
                     "flow": "order-placed", "flow_version": 2, "template": "order", "detail": "the first usable channel",
                     "trace": [
-                        {"channel": "email", "rule": "suppressed", "detail": "since 2026-02-01"},
+                        {"channel": "email", "rule": "suppressed", "detail": "in quarantine since 2026-02-01", "count": 3, "limit": 3},
                         {"channel": "sms", "rule": "chosen", "detail": ""},
                     ],
                 }},
@@ -157,7 +202,10 @@ mod tests {
         insta::assert_snapshot!(render(&story), @r"
         notification 0b8d6a52-6b3f-5a8e-9a60-0ad2b52e3c11 for member anna: failed
 
-        2026-03-01T12:00:00.1Z  decision  routed  sms    flow order-placed v2; template order; the first usable channel; email: suppressed (since 2026-02-01); sms: chosen
+        2026-03-01T12:00:00.1Z  decision  routed  sms    flow order-placed v2; template order; the first usable channel
+            channel  verdict     count   why
+            email    suppressed  3 of 3  in quarantine since 2026-02-01
+            sms      chosen      -       -
         2026-03-01T12:00:01Z    receipt   failed  sms    attempt 1; by twilio-main; to +49***78; as SM1; invalid_address; 21211 The 'To' number +49***78 is not valid
         ");
     }

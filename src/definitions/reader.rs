@@ -10,11 +10,11 @@ use bellwether_schemas::{
     Channel, Lane,
     definitions::{
         ApprovedTemplate, Attachment, Button, Cap, Category, Consent, DeclaredEvent, Exceed, Flow, Media, MediaKind,
-        MessageType, Notify, OnAmbiguous, Per, Project, Provider, QuietHours, Sample, Schema, Secret, Template, Title,
-        Tracking, ValueFormat, ValueKind, Variant, Weekday, Weighted, Window,
+        MessageType, Notify, OnAmbiguous, Per, Project, Provider, QuietHours, Routing, Sample, Schema, Secret, Template, Title,
+        Tracking, ValueFormat, ValueKind, Variant, Weekday, Weighted, Weights, Window,
     },
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Reads one file and collects what is wrong with it.
@@ -114,6 +114,16 @@ impl Reader {
         number
     }
 
+    fn number(&mut self, node: &Node) -> Option<Number> {
+        match &node.kind {
+            Kind::Number(number) => Some(number.clone()),
+            _ => {
+                self.expected(node, "a number");
+                None
+            }
+        }
+    }
+
     fn boolean(&mut self, node: &Node) -> Option<bool> {
         match &node.kind {
             Kind::Bool(yes) => Some(*yes),
@@ -157,7 +167,7 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        const FIELDS: [&str; 11] = [
+        const FIELDS: [&str; 12] = [
             "name",
             "default_locale",
             "default_region",
@@ -167,6 +177,7 @@ impl Reader {
             "caps",
             "categories",
             "double_opt_in",
+            "routing",
             "tracking",
             "attributes",
         ];
@@ -195,6 +206,7 @@ impl Reader {
                 })
                 .unwrap_or_default(),
             double_opt_in: self.optional(&fields, "double_opt_in", Self::boolean).unwrap_or_default(),
+            routing: self.optional(&fields, "routing", |r, n| Some(r.routing(n))),
             tracking: self.optional(&fields, "tracking", Self::tracking),
             attributes: self.optional(&fields, "attributes", Self::properties),
         }
@@ -293,6 +305,20 @@ impl Reader {
             return Some(Per::Hours(self.required(&fields, "hours", Self::whole_number)));
         }
         self.choice(node, "time", &[("day", Per::Day), ("week", Per::Week)])
+    }
+
+    fn routing(&mut self, node: &Node) -> Routing {
+        let fields = self.fields(node, &["weights", "costs"]);
+        Routing {
+            weights: self.optional(&fields, "weights", |r, n| Some(r.weights(n))).unwrap_or_default(),
+            costs: self.optional(&fields, "costs", |r, n| Some(r.by_channel(n, Self::number))).unwrap_or_default(),
+        }
+    }
+
+    fn weights(&mut self, node: &Node) -> Weights {
+        let fields = self.fields(node, &["reach", "engagement", "cost"]);
+        let mut weight = |name| self.optional(&fields, name, Self::number).unwrap_or_else(Weights::default_weight);
+        Weights { reach: weight("reach"), engagement: weight("engagement"), cost: weight("cost") }
     }
 
     /// `events/NAME.yaml`.
@@ -395,18 +421,19 @@ impl Reader {
     /// `templates/NAME.yaml`.
     pub(super) fn template(&mut self, node: &Node) -> Template {
         let fields = self.fields(node, &["channels", "sample"]);
-        let channels = self.required(&fields, "channels", |r, node| {
-            let mut channels = BTreeMap::new();
-            for entry in r.entries(node) {
-                let name = Node { at: entry.at, kind: Kind::Text(entry.key.clone()) };
-                let variants = r.variants(&entry.value);
-                if let Some(channel) = r.channel(&name) {
-                    channels.insert(channel, variants);
-                }
-            }
-            Some(channels)
-        });
+        let channels = self.required(&fields, "channels", |r, n| Some(r.by_channel(n, |r, n| Some(r.variants(n)))));
         Template { channels, sample: self.optional(&fields, "sample", Self::json).unwrap_or_default() }
+    }
+
+    /// What can be read, by channel.
+    fn by_channel<T>(&mut self, node: &Node, read: impl Fn(&mut Self, &Node) -> Option<T>) -> BTreeMap<Channel, T> {
+        let mut all = BTreeMap::new();
+        for entry in self.entries(node) {
+            let name = Node { at: entry.at, kind: Kind::Text(entry.key.clone()) };
+            let value = read(self, &entry.value);
+            all.extend(self.channel(&name).zip(value));
+        }
+        all
     }
 
     fn variants(&mut self, node: &Node) -> BTreeMap<String, Variant> {

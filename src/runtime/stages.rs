@@ -150,7 +150,10 @@ impl Stage for RouteStage {
 
 /// `receipts` and `decisions` → track.
 #[derive(Debug)]
-pub struct TrackStage;
+pub struct TrackStage {
+    /// Today's definitions.
+    pub projects: watch::Receiver<Projects>,
+}
 
 #[async_trait]
 impl Stage for TrackStage {
@@ -159,7 +162,7 @@ impl Stage for TrackStage {
         vec![Topic::Receipts, Topic::Decisions]
     }
     fn processor(&self) -> Track {
-        Track
+        Track { projects: self.projects.borrow().clone() }
     }
     async fn decode(&self, r: &LogRecord, _: Timestamp) -> Result<Tracked, Undecoded> {
         match r.position.topic {

@@ -18,12 +18,13 @@ use crate::{
         shape,
     },
     hours::{self, Hours},
+    score,
 };
 use bellwether_schemas::{
     Channel, Lane, Timestamp,
     definitions::{
         Category, Consent, Definitions, Flow, MessageType, Notify, Per, Place, Project, Schema, Template, Title,
-        Tracking, Variant, Weighted,
+        Tracking, Variant, Weighted, Weights,
     },
     records::Event,
     segments::{
@@ -82,6 +83,7 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Chec
     let zone = zone(document, &mut findings);
     caps(document, &mut findings);
     let categories = categories(document, has_default, &mut findings);
+    routing(document, &mut findings);
     let terms = document.flows.iter().map(|(name, flow)| {
         let path = format!("flows.{name}.notify");
         (name.clone(), terms(&path, document, &flow.notify, &mut findings))
@@ -1154,5 +1156,22 @@ fn caps(document: &Definitions, findings: &mut Findings) {
         if let Some(priority) = cap.keep.keys().find(|priority| !(1..=MAX_PRIORITY).contains(*priority)) {
             findings.add(format!("{path}.keep"), format!("places are kept for priority {priority}"), "use 1 to 9");
         }
+    }
+}
+
+fn routing(document: &Definitions, findings: &mut Findings) {
+    const PATH: &str = "project.routing";
+    let Some(routing) = &document.project.routing else { return };
+    let Weights { reach, engagement, cost } = &routing.weights;
+    let weights = [("reach", reach), ("engagement", engagement), ("cost", cost)];
+    let weighed = weights.map(|(name, weight)| (format!("{PATH}.weights.{name}"), "weight", weight));
+    let costs = routing.costs.iter().map(|(channel, cost)| (format!("{PATH}.costs.{channel}"), "cost", cost));
+    for (path, what, number) in weighed.into_iter().chain(costs) {
+        if number.as_f64().is_none_or(|number| !(0.0..=score::MOST).contains(&number)) {
+            findings.add(path, format!("the {what} is {number}"), format!("use 0 to {}", score::MOST));
+        }
+    }
+    if weights.iter().all(|(_, weight)| weight.as_f64() == Some(0.0)) {
+        findings.add(format!("{PATH}.weights"), "no part of a score counts", "give one a weight above 0");
     }
 }
