@@ -5,6 +5,7 @@ use crate::{
     caps::{self, Candidate, History, Sent},
     content::{self, EventAttributes},
     definitions::{Compiled, Projects},
+    fallback::{self, Before},
     hours::{self, Obstacle},
     processor::{Facts, Incoming, Output, Processor, Refusal},
 };
@@ -48,7 +49,7 @@ pub struct Choice {
     pub detail: String,
     /// When.
     pub at: Timestamp,
-    /// When it is decided again, where it is deferred.
+    /// When it is decided again: where it is deferred, or where it is routed and another channel follows unless it arrives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -64,6 +65,9 @@ impl Processor for Route {
         // Only caps look at what was sent; the definitions are those that `decide` has, for the whole batch.
         if self.projects.get(&n.project).is_some_and(|project| !project.document.project.caps.is_empty()) {
             reads.extend(Lane::ALL.map(|lane| of_member(n, SENT, lane.name())));
+        }
+        if !n.tried.is_empty() {
+            reads.push(fallback::story(n.id));
         }
         reads
     }
@@ -107,9 +111,20 @@ impl Processor for Route {
                     let row = facts.one::<MemberRow>(&of_member(n, SENT, lane.name()))?;
                     *history = row.map_or_else(|| Ok(History::default()), |row| read_history(&row))?;
                 }
-                let all = History(histories.iter().flat_map(|history| history.0.clone()).collect());
-                let choice = choose(n, profile.as_ref(), &all, project, now);
+                // Its own first try is no other message.
+                let others = histories.iter().flat_map(|history| &history.0).filter(|sent| sent.id != n.id);
+                let all = History(others.cloned().collect());
+                let mut choice = choose(n, profile.as_ref(), &all, project, now);
+                if let Some(before) = Before::of(n, facts)? {
+                    choice = before.decides(choice);
+                }
+                if let (Some((channel, _)), Some(profile)) = (&choice.to, &profile) {
+                    choice.until = next_turn(n, *channel, profile, &all, project, now);
+                }
                 output.rows.push(claimed(n, &choice, &here, incoming.position)?);
+                if let (Some(_), Some(due)) = (&choice.to, choice.until) {
+                    output.rows.push(fallback::keep(&fallback::again(n, &choice), now, due, incoming.position)?);
+                }
                 if let (Some((channel, _)), false) = (&choice.to, project.document.project.caps.is_empty()) {
                     let [urgent, bulk] = histories;
                     let history = if n.lane == Lane::Transactional { urgent } else { bulk };
@@ -119,20 +134,25 @@ impl Processor for Route {
             }
         };
         let delivery = match &choice.to {
-            Some((channel, address)) => Some(delivery(n, &profile.unwrap_or_default(), *channel, address)?),
+            Some((channel, address)) => {
+                let delivery = delivery(n, &profile.unwrap_or_default(), *channel, address)?;
+                // What still waits when the next channel has its turn is not sent beside it.
+                let expires_at = n.expires_at.into_iter().chain(choice.until).min();
+                Some(Delivery { expires_at, ..delivery })
+            }
             None => None,
         };
         output.records.push(decision(n, &choice, delivery.as_ref().map(|d| d.id), incoming.position));
         output.records.extend(delivery.map(Record::Delivery));
-        output.records.extend(choice.until.map(|until| {
-            let again = Notification { round: n.round.saturating_add(1), ..n.clone() };
-            Record::Later(until, Box::new(Record::Notification(again)))
-        }));
+        output.records.extend(
+            choice.until.map(|until| Record::Later(until, Box::new(Record::Notification(fallback::again(n, &choice))))),
+        );
         Ok(output)
     }
 }
 
-/// A notification that was deferred is claimed anew each time that it comes back.
+/// A notification is claimed anew each time that it comes back, deferred or for another channel. One that comes back twice for the same channel, at its
+/// failure and in time, is the same round.
 fn claim_id(n: &Notification) -> String {
     if n.round == 0 { n.id.to_string() } else { format!("{}/{}", n.id, n.round) }
 }
@@ -185,14 +205,14 @@ pub fn choose(
     let Some(profile) = profile else {
         return none(Outcome::UnknownMember, "the project has no such member".into(), Vec::new());
     };
-    let zone = profile.time_zone.as_deref().and_then(hours::zone).unwrap_or_else(|| project.zone().clone());
+    let zone = zone_of(profile, project);
     let deferred = |until: Timestamp, detail: String, trace| match n.expires_at {
         Some(at) if at <= until => none(Outcome::Expired, format!("{detail}; it expires before, at {at}"), trace),
         _ => Choice { until: Some(until), ..none(Outcome::Deferred, detail, trace) },
     };
-    let mut trace = Vec::new();
+    let mut trace = tried(n);
     let mut rejections = Vec::new();
-    for channel in order(&n.channels, &profile.channels) {
+    for channel in left(n, profile) {
         match look(channel, n, profile, project).and_then(|address| {
             room(channel, n, history, project, &zone, now)?;
             Ok(address)
@@ -231,6 +251,11 @@ pub fn choose(
     let nearest = [Outcome::Capped, Outcome::NoOptIn, Outcome::Suppressed, Outcome::NoAddress, Outcome::NoTemplate];
     let outcome = nearest.into_iter().find(|outcome| rejections.iter().any(|rejection| rejection.outcome == *outcome));
     none(outcome.unwrap_or(Outcome::NoProvider), detail, trace)
+}
+
+/// The zone of a member.
+fn zone_of(profile: &Profile, project: &Compiled) -> TimeZone {
+    profile.time_zone.as_deref().and_then(hours::zone).unwrap_or_else(|| project.zone().clone())
 }
 
 /// Why a channel is not used.
@@ -305,6 +330,35 @@ fn spread(n: &Notification, over: Duration, at: Timestamp) -> Timestamp {
         return at;
     }
     at.plus(Duration::from_millis(xxhash_rust::xxh64::xxh64(n.id.0.as_bytes(), 1) % millis))
+}
+
+/// When the next channel has its turn after this one, if the flow wants that and there is one that could be used now.
+fn next_turn(
+    n: &Notification,
+    channel: Channel,
+    profile: &Profile,
+    history: &History,
+    project: &Compiled,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let after = project.terms(n).fallback?;
+    let zone = zone_of(profile, project);
+    let is_usable = |other: Channel| {
+        look(other, n, profile, project).and_then(|_| room(other, n, history, project, &zone, now)).is_ok()
+    };
+    left(n, profile).any(|other| other != channel && is_usable(other)).then(|| now.plus(after))
+}
+
+/// The channels that were tried before, as the trace shows them.
+fn tried(n: &Notification) -> Vec<Verdict> {
+    let before =
+        |channel: &Channel| Verdict { channel: *channel, rule: fallback::TRIED.into(), detail: "tried before".into() };
+    n.tried.iter().map(before).collect()
+}
+
+/// The channels to look at that were not tried before.
+fn left(n: &Notification, profile: &Profile) -> impl Iterator<Item = Channel> {
+    order(&n.channels, &profile.channels).into_iter().filter(move |channel| !n.tried.contains(channel))
 }
 
 /// The channels to look at: those that the flow names and no others, else the member's preference, then the default order.

@@ -1,7 +1,10 @@
 //! Folds decisions and receipts into stories and exact sums. Every line of a story is owned by the first position that wrote it, so a
 //! line met again from elsewhere is a duplicate and counts nothing; a sum names the last offset that it includes (law 2).
 
-use crate::processor::{Facts, Incoming, Output, Processor, Refusal};
+use crate::{
+    fallback,
+    processor::{Facts, Incoming, Output, Processor, Refusal},
+};
 use bellwether_schemas::{
     NotificationId, Timestamp,
     ids::EntryId,
@@ -34,7 +37,11 @@ impl Processor for Track {
 
     fn needs(&self, incoming: &Incoming<Tracked>, _: &Facts, _: Timestamp) -> Vec<Read> {
         let line = Line::of(&incoming.input);
-        vec![line.story(), line.sum(&source(incoming))]
+        let mut reads = vec![line.story(), line.sum(&source(incoming))];
+        if let Tracked::Receipt(receipt) = &incoming.input {
+            reads.extend(fallback::kept(receipt));
+        }
+        reads
     }
 
     fn decide(&self, incoming: &Incoming<Tracked>, facts: &Facts, _: Timestamp) -> Result<Output, Refusal> {
@@ -64,6 +71,7 @@ impl Processor for Track {
         }
         if let Tracked::Receipt(receipt) = &incoming.input {
             output.records.extend(consequence(receipt).map(Record::Member));
+            output.records.extend(fallback::at_once(receipt, facts)?.map(Record::Notification));
         }
         Ok(output)
     }

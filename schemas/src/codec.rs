@@ -76,11 +76,11 @@ macro_rules! encoded {
 encoded! {
     Event, "event";
     MemberCommand, "member_command", "1";
-    Notification, "notification", "2", "1";
+    Notification, "notification", "3", "2", "1";
     Delivery, "delivery", "1";
     Receipt, "receipt", "1";
     Scheduled, "scheduled";
-    Decision, "decision", "2", "1";
+    Decision, "decision", "3", "2", "1";
     DeadLetter, "dead_letter";
     DefinitionSet, "definition_set";
     ProviderHealth, "provider_health";
