@@ -96,8 +96,8 @@ impl Before {
             // The provider's words may name an address, the kind of error does not.
             Some(row) => {
                 let receipt = serde_json::from_str::<Receipt>(&row.detail).ok();
-                let error = receipt.and_then(|receipt| receipt.error).map_or("failed", ErrorKind::name);
-                format!("{last} failed ({error})")
+                let error = receipt.and_then(|receipt| receipt.error);
+                error.map_or_else(|| format!("{last} failed"), |error| format!("{last} failed ({})", error.name()))
             }
             None => format!("{last}: no sign that it arrived"),
         };
