@@ -6,7 +6,7 @@ use bellwether::definitions::{Loaded, Located, check_provider, diff, load};
 use bellwether_processors::content::{EventAttributes, context};
 use bellwether_schemas::{
     Channel, Timestamp,
-    definitions::{Definitions, Project},
+    definitions::{Definitions, Fallback, Project},
     member::Profile,
 };
 use proptest::prelude::*;
@@ -102,7 +102,8 @@ fn a_whole_folder_loads() {
 
 #[test]
 fn yaml_and_the_published_json_say_the_same() {
-    let document = document(&[]);
+    let document = document(&[("flows/order_placed.yaml", &format!("{FLOW}  fallback: {{ after_seconds: 600 }}\n"))]);
+    assert_eq!(document.flows["order_placed"].notify.fallback, Some(Fallback { after_seconds: 600 }));
     let json = serde_json::to_string(&document).unwrap();
     assert_eq!(serde_json::from_str::<Definitions>(&json).unwrap(), document);
     // JSON is YAML: what was published can be written to a folder and read again.

@@ -121,6 +121,8 @@ pub struct Terms {
     pub hours: Hours,
     /// Over which time a flow's messages are spread.
     pub spread: Duration,
+    /// How long a channel has before the next one tries.
+    pub fallback: Option<Duration>,
 }
 
 impl fmt::Debug for Compiled {

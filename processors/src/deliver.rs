@@ -58,19 +58,22 @@ pub fn prepare(delivery: &Delivery, project: &Compiled, may_call: impl Fn(&str) 
         let detail = format!("no provider serves {} any more; apply one, then replay", delivery.channel);
         return Prepared::End(rejected(delivery, "", &detail, now));
     };
-    if delivery.expires_at.is_some_and(|at| at <= now) {
-        let tried = Tried::Failed {
-            kind: ErrorKind::Expired,
-            detail: "it expired before it could be sent".into(),
-            after: None,
-        };
-        return Prepared::End(settle(delivery, name, provider, tried, now));
+    if let Some(output) = expired(delivery, name, provider, now) {
+        return Prepared::End(output);
     }
     let locale = delivery.locale.as_deref();
     match project.content().render_json(&delivery.template, delivery.channel, locale, &delivery.context) {
         Ok(rendered) => Prepared::Send(Box::new(rendered), name.to_owned(), provider.clone()),
         Err(problem) => Prepared::End(rejected(delivery, name, &problem.to_string(), now)),
     }
+}
+
+/// How a delivery ends whose time has passed: it may have waited long for its provider since it was prepared.
+#[must_use]
+pub fn expired(delivery: &Delivery, name: &str, provider: &Provider, now: Timestamp) -> Option<Output> {
+    delivery.expires_at.filter(|at| *at <= now)?;
+    let detail = "it expired before it could be sent".into();
+    Some(settle(delivery, name, provider, Tried::Failed { kind: ErrorKind::Expired, detail, after: None }, now))
 }
 
 fn rejected(delivery: &Delivery, provider: &str, detail: &str, now: Timestamp) -> Output {

@@ -71,6 +71,7 @@ impl Processor for Flow {
                     accepted_at: event.accepted_at,
                     data: event.data.clone(),
                     round: 0,
+                    tried: Vec::new(),
                 })),
                 Ok(false) => output.records.push(negative(
                     event,

@@ -5,6 +5,7 @@ use crate::{
     caps::{self, Candidate, History, Sent},
     content::{self, EventAttributes},
     definitions::{Compiled, Projects},
+    fallback::{self, Before},
     hours::{self, Obstacle},
     members::QUARANTINE_AFTER,
     processor::{Facts, Incoming, Output, Processor, Refusal},
@@ -61,7 +62,7 @@ pub struct Choice {
     pub detail: String,
     /// When.
     pub at: Timestamp,
-    /// When it is decided again, where it is deferred.
+    /// When it is decided again: where it is deferred, or where it is routed and another channel follows unless it arrives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -81,6 +82,9 @@ impl Processor for Route {
             reads.extend(Lane::ALL.map(|lane| of_member(n, SENT, lane.name())));
         }
         reads.extend(compared(n, project).map(|channel| Seen::read(&n.project, &n.member, channel)));
+        if !n.tried.is_empty() {
+            reads.push(fallback::story(n.id));
+        }
         reads
     }
 
@@ -123,11 +127,22 @@ impl Processor for Route {
                     let row = facts.one::<MemberRow>(&of_member(n, SENT, lane.name()))?;
                     *history = row.map_or_else(|| Ok(History::default()), |row| read_history(&row))?;
                 }
-                let all = History(histories.iter().flat_map(|history| history.0.clone()).collect());
+                // Its own first try is no other message.
+                let others = histories.iter().flat_map(|history| &history.0).filter(|sent| sent.id != n.id);
+                let all = History(others.cloned().collect());
                 let seen = read_seen(n, project, facts)?;
                 let known = Known { profile: profile.as_ref(), history: &all, seen: &seen };
-                let choice = choose(n, known, project, now);
+                let mut choice = choose(n, known, project, now);
+                if let Some(before) = Before::of(n, facts)? {
+                    choice = before.decides(choice);
+                }
+                if choice.to.is_some() {
+                    choice.until = next_turn(n, &choice.trace, project, now);
+                }
                 output.rows.push(claimed(n, &choice, &here, incoming.position)?);
+                if let (Some(_), Some(due)) = (&choice.to, choice.until) {
+                    output.rows.push(fallback::keep(&fallback::again(n, &choice), now, due, incoming.position)?);
+                }
                 if let (Some((channel, _)), false) = (&choice.to, project.document.project.caps.is_empty()) {
                     let [urgent, bulk] = histories;
                     let history = if n.lane == Lane::Transactional { urgent } else { bulk };
@@ -137,20 +152,25 @@ impl Processor for Route {
             }
         };
         let delivery = match &choice.to {
-            Some((channel, address)) => Some(delivery(n, &profile.unwrap_or_default(), *channel, address)?),
+            Some((channel, address)) => {
+                let delivery = delivery(n, &profile.unwrap_or_default(), *channel, address)?;
+                // What still waits when the next channel has its turn is not sent beside it.
+                let expires_at = n.expires_at.into_iter().chain(choice.until).min();
+                Some(Delivery { expires_at, ..delivery })
+            }
             None => None,
         };
         output.records.push(decision(n, &choice, delivery.as_ref().map(|d| d.id), incoming.position));
         output.records.extend(delivery.map(Record::Delivery));
-        output.records.extend(choice.until.map(|until| {
-            let again = Notification { round: n.round.saturating_add(1), ..n.clone() };
-            Record::Later(until, Box::new(Record::Notification(again)))
-        }));
+        output.records.extend(
+            choice.until.map(|until| Record::Later(until, Box::new(Record::Notification(fallback::again(n, &choice))))),
+        );
         Ok(output)
     }
 }
 
-/// A notification that was deferred is claimed anew each time that it comes back.
+/// A notification is claimed anew each time that it comes back, deferred or for another channel. One that comes back twice for the same channel, at its
+/// failure and in time, is the same round.
 fn claim_id(n: &Notification) -> String {
     if n.round == 0 { n.id.to_string() } else { format!("{}/{}", n.id, n.round) }
 }
@@ -220,9 +240,10 @@ pub fn choose(n: &Notification, known: Known<'_>, project: &Compiled, now: Times
         _ => Choice { until: Some(until), ..none(Outcome::Deferred, detail, trace) },
     };
     let scores = scores(n, profile, known.seen, project, now);
-    let (mut trace, mut rejections) = (Vec::new(), Vec::new());
+    let (mut trace, mut rejections) = (tried(n), Vec::new());
     let mut chosen: Option<(Channel, String, String)> = None;
-    for channel in order(&n.channels, &profile.channels, &scores) {
+    let order = order(&n.channels, &profile.channels, &scores);
+    for channel in order.into_iter().filter(|channel| !n.tried.contains(channel)) {
         let first = chosen.as_ref().map(|(channel, ..)| *channel);
         if first.is_some() && !project.has_variant(&n.template, channel) {
             // Beside what the template says, what it does not say was never in question.
@@ -385,6 +406,17 @@ fn spread(n: &Notification, over: Duration, at: Timestamp) -> Timestamp {
         return at;
     }
     at.plus(Duration::from_millis(xxhash_rust::xxh64::xxh64(n.id.0.as_bytes(), 1) % millis))
+}
+
+/// When the next channel has its turn after the chosen one, if the flow wants that and there is one that could be used now.
+fn next_turn(n: &Notification, trace: &[Verdict], project: &Compiled, now: Timestamp) -> Option<Timestamp> {
+    let after = project.terms(n).fallback?;
+    trace.iter().any(|verdict| verdict.rule == Verdict::NOT_NEEDED).then(|| now.plus(after))
+}
+
+/// The channels that were tried before, as the trace shows them.
+fn tried(n: &Notification) -> Vec<Verdict> {
+    n.tried.iter().map(|channel| Verdict::new(*channel, fallback::TRIED, "tried before")).collect()
 }
 
 /// The channels to look at: those that the flow names and no others, else the member's preference, then the best scores, then the default order.

@@ -4,6 +4,7 @@
 use crate::{
     consent::VIA,
     definitions::Projects,
+    fallback,
     processor::{Facts, Incoming, Output, Processor, Refusal},
     score::Seen,
 };
@@ -44,6 +45,9 @@ impl Processor for Track {
         let line = Line::of(&incoming.input);
         let mut reads = vec![line.story(), line.sum(&source(incoming))];
         reads.extend(self.sign(&incoming.input).map(seen_by));
+        if let Tracked::Receipt(receipt) = &incoming.input {
+            reads.extend(fallback::kept(receipt));
+        }
         reads
     }
 
@@ -77,6 +81,7 @@ impl Processor for Track {
         }
         if let Tracked::Receipt(receipt) = &incoming.input {
             output.records.extend(consequence(receipt).map(Record::Member));
+            output.records.extend(fallback::at_once(receipt, facts)?.map(Record::Notification));
         }
         Ok(output)
     }

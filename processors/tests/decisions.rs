@@ -81,6 +81,7 @@ fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notificatio
         accepted_at: NOW,
         data: r#"{"total":11.0}"#.into(),
         round: 0,
+        tried: Vec::new(),
     }
 }
 

@@ -76,6 +76,7 @@ fn notification(flow: &str, n: u32) -> Notification {
         accepted_at: DAY,
         data: "{}".into(),
         round: 0,
+        tried: Vec::new(),
     }
 }
 

@@ -804,4 +804,16 @@ pub struct Notify {
     /// Seconds after the event's acceptance when it is no longer worth sending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_after_seconds: Option<u64>,
+    /// Another channel tries what does not arrive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+}
+
+/// When the next channel has its turn: at once where a channel failed for good, else after a while without a sign that the message arrived.
+/// Where a channel never reports that, the while alone decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fallback {
+    /// Seconds that each channel has for it.
+    pub after_seconds: u64,
 }

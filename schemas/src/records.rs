@@ -124,9 +124,12 @@ pub struct Notification {
     pub accepted_at: Timestamp,
     /// The event's data, a JSON value.
     pub data: String,
-    /// How often it was deferred.
+    /// How often it came back: deferred, or for another channel.
     #[serde(default)]
     pub round: i32,
+    /// Channels that are not to be looked at any more, because it was sent by them; the last one last.
+    #[serde(default)]
+    pub tried: Vec<Channel>,
 }
 
 /// A notification on one channel to one address, with all that rendering needs.
@@ -269,6 +272,12 @@ impl ReceiptKind {
             Self::Clicked => 6,
             Self::OptedOut => 7,
         }
+    }
+
+    /// Whether it proves that the message arrived.
+    #[must_use]
+    pub const fn is_arrival(self) -> bool {
+        self.rank() > Self::Failed.rank()
     }
 }
 
@@ -440,6 +449,8 @@ pub enum Outcome {
     Capped,
     /// Not now: it is decided again later.
     Deferred,
+    /// Another channel was to try it, and it had arrived by an earlier one.
+    Cancelled,
 }
 
 impl Outcome {
@@ -460,6 +471,7 @@ impl Outcome {
             Self::NoProvider => "no_provider",
             Self::Capped => "capped",
             Self::Deferred => "deferred",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The tables, one row struct each. `infra/cql` holds the same tables as CQL; a test compares the two.
 
-use crate::{Channel, Timestamp, row, rows::Read};
+use crate::{Channel, Timestamp, records::ReceiptKind, row, rows::Read};
 use uuid::Uuid;
 
 row! {
     /// All that route needs of a member, in one partition: the profile (`kind` = [`PROFILE`], `id` empty), one claim a recent
     /// notification (`kind` = [`CLAIM`], `id` = notification), what was sent lately (`kind` = [`SENT`], `id` = lane) and what came of it (`kind` = [`SEEN`], `id` =
-    /// channel). Fenced by the offset (plus one) of the record that caused the write.
+    /// channel); for track, what another channel is to try (`kind` = [`FALLBACK`], `id` = notification). Fenced by the offset (plus one) of the record that caused
+    /// the write.
     MemberRow in "members" fenced {
         partition {
             /// Project.
@@ -15,7 +16,7 @@ row! {
             member: String,
         }
         clustering {
-            /// [`PROFILE`], [`CLAIM`], [`SENT`] or [`SEEN`].
+            /// [`PROFILE`], [`CLAIM`], [`SENT`], [`SEEN`] or [`FALLBACK`].
             kind: String,
             /// Empty, or the notification, lane or channel.
             id: String,
@@ -42,7 +43,8 @@ row! {
             /// Claim: position of the claimant (law 2), `topic/partition/offset`.
             position: Option<String>,
             /// Claim: the decision as it was taken, JSON; a redelivery emits it again, unchanged. Sent: JSON list of what was decided to be sent,
-            /// as far as caps may count it, oldest first. Seen: JSON object of when which sign last came from the member.
+            /// as far as caps may count it, oldest first. Seen: JSON object of when which sign last came from the member. Fallback: the
+            /// [`crate::records::Notification`] as the next channel gets it, JSON.
             decision: Option<String>,
         }
     }
@@ -80,6 +82,8 @@ pub const SENT: &str = "sent";
 pub const SEEN: &str = "seen";
 /// `kind` of a notification's claim.
 pub const CLAIM: &str = "claim";
+/// `kind` of a notification that another channel tries if this one fails, for as long as its time runs.
+pub const FALLBACK: &str = "fallback";
 
 row! {
     /// One line of a notification's story. The first position to write a line owns it; another position is a duplicate.
@@ -112,6 +116,14 @@ row! {
             /// Position of the record that wrote this line.
             position: String,
         }
+    }
+}
+
+impl StoryRow {
+    /// What a receipt's line tells; a decision's tells none.
+    #[must_use]
+    pub fn receipt(&self) -> Option<ReceiptKind> {
+        ReceiptKind::ALL.into_iter().find(|kind| self.kind == "receipt" && kind.name() == self.outcome)
     }
 }
 

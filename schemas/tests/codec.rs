@@ -51,8 +51,8 @@ fn lane() -> impl Strategy<Value = Lane> {
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     use Outcome::{
-        ConditionFalse, Duplicate, Expired, NoAddress, NoFlow, NoOptIn, NoProvider, NoTemplate, Routed, Suppressed,
-        UnknownMember,
+        Cancelled, ConditionFalse, Duplicate, Expired, NoAddress, NoFlow, NoOptIn, NoProvider, NoTemplate, Routed,
+        Suppressed, UnknownMember,
     };
     select(vec![
         Routed,
@@ -66,6 +66,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         Suppressed,
         NoTemplate,
         NoProvider,
+        Cancelled,
     ])
 }
 
@@ -106,6 +107,7 @@ record!(notification: Notification {
     id: id(NotificationId), project: text(), member: text(), event: id(EventId), event_type: text(), flow: text(),
     flow_version: any::<i32>(), step: any::<i32>();
     template: text(), lane: lane(), channels: vec(channel(), 0..5), expires_at: optional(at()), accepted_at: at(), data: text(), round: any::<i32>(),
+    tried: vec(channel(), 0..5),
 });
 record!(delivery: Delivery {
     id: id(DeliveryId), notification: id(NotificationId), project: text(), member: text(), event_type: text(),

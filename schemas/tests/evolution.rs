@@ -93,6 +93,7 @@ impl Released for Notification {
             accepted_at: ACCEPTED,
             data: r#"{"total":"12.50 €"}"#.into(),
             round: if version < 3 { 0 } else { 2 },
+            tried: if version < 4 { Vec::new() } else { vec![Channel::Sms] },
         }
     }
 }

@@ -9,7 +9,7 @@ use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
     definitions::{
-        ApprovedTemplate, Attachment, Button, Cap, Category, Consent, DeclaredEvent, Exceed, Flow, Media, MediaKind,
+        ApprovedTemplate, Attachment, Button, Cap, Category, Consent, DeclaredEvent, Exceed, Fallback, Flow, Media, MediaKind,
         MessageType, Notify, OnAmbiguous, Per, Project, Provider, QuietHours, Routing, Sample, Schema, Secret, Template, Title,
         Tracking, ValueFormat, ValueKind, Variant, Weekday, Weighted, Weights, Window,
     },
@@ -553,7 +553,7 @@ impl Reader {
     }
 
     fn notify(&mut self, node: &Node) -> Notify {
-        const FIELDS: [&str; 10] = [
+        const FIELDS: [&str; 11] = [
             "template",
             "type",
             "lane",
@@ -564,6 +564,7 @@ impl Reader {
             "spread_seconds",
             "channels",
             "expires_after_seconds",
+            "fallback",
         ];
         let fields = self.fields(node, &FIELDS);
         Notify {
@@ -577,11 +578,17 @@ impl Reader {
             spread_seconds: self.optional(&fields, "spread_seconds", Self::whole_number),
             channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             expires_after_seconds: self.optional(&fields, "expires_after_seconds", Self::whole_number),
+            fallback: self.optional(&fields, "fallback", |r, n| Some(r.fallback(n))),
         }
     }
 }
 
 impl Reader {
+    fn fallback(&mut self, node: &Node) -> Fallback {
+        let fields = self.fields(node, &["after_seconds"]);
+        Fallback { after_seconds: self.required(&fields, "after_seconds", Self::whole_number) }
+    }
+
     fn window(&mut self, node: &Node) -> Window {
         let days = Weekday::ALL.map(|day| (day.name(), day));
         let fields = self.fields(node, &["from", "to", "days"]);

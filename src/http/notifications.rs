@@ -16,7 +16,7 @@ use bellwether_schemas::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -37,7 +37,8 @@ pub struct Story {
     pub id: Uuid,
     /// `client_user_id`.
     pub member: String,
-    /// The furthest receipt, whatever order they came in; before any receipt the decision's outcome.
+    /// The furthest receipt of the delivery that came furthest, whatever order they came in; before any receipt, or while the next channel
+    /// has its turn after a failure, the decision's outcome.
     pub status: String,
     /// All that happened, in order.
     pub story: Vec<Line>,
@@ -155,18 +156,32 @@ const DECISION: &str = "decision";
 
 /// Where a receipt stands in a message's life. A failure that we found ourselves is behind us once the message was sent after all, by a replay.
 fn rank(row: &StoryRow) -> Option<(u8, bool)> {
-    let kind = ReceiptKind::ALL.into_iter().find(|kind| row.kind != DECISION && kind.name() == row.outcome)?;
+    let kind = row.receipt()?;
     let is_ours = || serde_json::from_str::<Receipt>(&row.detail).is_ok_and(|receipt| receipt.provider_id.is_none());
     let is_failed = kind == ReceiptKind::Failed;
     Some((if is_failed && is_ours() { ReceiptKind::Deferred.rank() } else { kind.rank() }, is_failed))
 }
 
-/// Where a notification stands. A duplicate that came later changes nothing.
+/// Where a notification stands: where its furthest delivery does, because it is enough that one arrives. A duplicate that came later
+/// changes nothing.
 fn status(rows: &[StoryRow]) -> &str {
-    let receipt = rows.iter().filter(|row| rank(row).is_some()).max_by_key(|row| rank(row));
+    let mut deliveries = BTreeMap::<_, &StoryRow>::new();
+    for row in rows.iter().filter(|row| rank(row).is_some()) {
+        let furthest = deliveries.entry(row.delivery).or_insert(row);
+        if rank(row) >= rank(furthest) {
+            *furthest = row;
+        }
+    }
+    let has_failed = |row: &StoryRow| row.receipt() == Some(ReceiptKind::Failed);
+    let furthest = deliveries.values().copied().max_by_key(|row| (!has_failed(row), rank(row)));
     let decisions = || rows.iter().rev().filter(|row| row.kind == DECISION);
     let decision = decisions().find(|row| row.outcome != Outcome::Duplicate.name()).or_else(|| decisions().next());
-    receipt.or(decision).map_or("", |row| row.outcome.as_str())
+    let is_under_way = |row: &&StoryRow| {
+        let is_routed = row.outcome == Outcome::Routed.name() && row.delivery.is_some();
+        row.outcome == Outcome::Deferred.name() || is_routed && !deliveries.contains_key(&row.delivery)
+    };
+    let next = decision.filter(is_under_way);
+    furthest.filter(|row| !has_failed(row)).or(next).or(furthest).or(decision).map_or("", |row| row.outcome.as_str())
 }
 
 fn line(row: StoryRow) -> Line {
@@ -229,6 +244,52 @@ mod tests {
             ("a late `sent`", vec![(Delivered, Some("SM1")), (Sent, Some("SM1"))], "delivered"),
         ] {
             let rows: Vec<_> = (1..).zip(told).map(|(at, (kind, id))| row(at, kind, id)).collect();
+            assert_eq!(super::status(&rows), status, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_furthest_delivery_says_where_a_message_stands() {
+        use Outcome::{Capped, Duplicate, NoAddress, Routed};
+        use ReceiptKind::{Delivered, Failed, Opened, Sent};
+        /// A decision, or a receipt of the first or second delivery.
+        enum Told {
+            Decided(Outcome, Option<u128>),
+            Happened(ReceiptKind, u128),
+        }
+        use Told::{Decided, Happened};
+        let line = |(at, told): (i64, &Told)| match told {
+            Happened(kind, delivery) => {
+                StoryRow { delivery: Some(Uuid::from_u128(*delivery)), ..row(at, *kind, Some("id")) }
+            }
+            Decided(outcome, delivery) => StoryRow {
+                kind: DECISION.into(),
+                outcome: outcome.name().into(),
+                delivery: delivery.map(Uuid::from_u128),
+                detail: "{}".into(),
+                ..row(at, Sent, None)
+            },
+        };
+        let (first, second) = (Decided(Routed, Some(1)), Decided(Routed, Some(2)));
+        let (failed, sent) = (Happened(Failed, 1), Happened(Sent, 1));
+        let waits = Decided(Outcome::Deferred, None);
+        for (what, told, status) in [
+            ("the second is on its way", vec![&first, &failed, &second], "routed"),
+            ("the second waits for the morning", vec![&first, &failed, &waits], "deferred"),
+            ("nobody else is to be tried", vec![&first, &failed, &Decided(NoAddress, None)], "failed"),
+            ("nor allowed", vec![&first, &failed, &Decided(Capped, None)], "failed"),
+            ("the second was sent", vec![&first, &failed, &second, &Happened(Sent, 2)], "sent"),
+            ("and the other copy met it", vec![&first, &failed, &second, &Decided(Duplicate, None)], "routed"),
+            ("the second failed too", vec![&first, &failed, &second, &Happened(Failed, 2)], "failed"),
+            ("the first may yet arrive", vec![&first, &sent, &second, &Happened(Failed, 2)], "sent"),
+            (
+                "the first arrived late",
+                vec![&first, &sent, &second, &Happened(Sent, 2), &Happened(Delivered, 1)],
+                "delivered",
+            ),
+            ("one was opened", vec![&first, &second, &Happened(Delivered, 1), &Happened(Opened, 2)], "opened"),
+        ] {
+            let rows: Vec<_> = (1..).zip(told).map(line).collect();
             assert_eq!(super::status(&rows), status, "{what}");
         }
     }

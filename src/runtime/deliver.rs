@@ -20,7 +20,7 @@ use bellwether_connectors::{
 use bellwether_processors::{
     Output,
     definitions::Projects,
-    deliver::{Prepared, Tried, prepare, settle},
+    deliver::{Prepared, Tried, expired, prepare, settle},
     ledger::{Arrival, Ledger},
     processor::Refusal,
 };
@@ -563,11 +563,18 @@ impl Deliverer {
             // Perhaps somebody else owns the partition by now: prove the claim again before anything starts.
             return Some(Duration::ZERO);
         }
+        let now = self.context.clock.now();
         let mut soonest: Option<Duration> = None;
         for lane in 0..self.ready.len() {
             let mut held = VecDeque::new();
             let mut blocked: Vec<Arc<Outlet>> = Vec::new();
             while let Some(job) = self.ready[lane].pop_front() {
+                let provider = &job.message.reference.provider;
+                if let Some(output) = expired(&job.delivery, provider, &job.provider, now) {
+                    job.outlet.release();
+                    self.end(job.at, job.offset, &job.record, output);
+                    continue;
+                }
                 if blocked.iter().any(|outlet| Arc::ptr_eq(outlet, &job.outlet)) {
                     held.push_back(job);
                     continue;

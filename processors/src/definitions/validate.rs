@@ -17,13 +17,14 @@ use crate::{
         scope::{self, Lack, Missing},
         shape,
     },
+    fallback,
     hours::{self, Hours},
     score,
 };
 use bellwether_schemas::{
     Channel, Lane, Timestamp,
     definitions::{
-        Category, Consent, Definitions, Flow, MessageType, Notify, Per, Place, Project, Schema, Template, Title,
+        Category, Consent, Definitions, Fallback, Flow, MessageType, Notify, Per, Place, Project, Schema, Template, Title,
         Tracking, Variant, Weighted, Weights,
     },
     records::Event,
@@ -92,7 +93,7 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Chec
     // What the project says was told of already, if it is wrong.
     let other_terms = Lane::ALL.map(|lane| {
         let hours = project_hours(document, lane == Lane::Bulk).unwrap_or_default();
-        Terms { category: category_of(lane).into(), priority: 0, hours, spread: Duration::ZERO }
+        Terms { category: category_of(lane).into(), priority: 0, hours, spread: Duration::ZERO, fallback: None }
     });
     let Findings { mut wrong, mut remarks } = findings;
     for all in [&mut wrong, &mut remarks] {
@@ -904,6 +905,7 @@ fn notify(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findin
         }
         _ => {}
     }
+    fallback(document, &path, flow, findings);
     let path = format!("{path}.channels");
     twice(&path, &flow.notify.channels, findings);
     for template in templates_of(document, flow) {
@@ -913,6 +915,38 @@ fn notify(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findin
             let problem = format!("template `{template}` has no {channel} variant");
             let remedy = "add one to the template, or remove the channel from the flow";
             findings.add(format!("{path}.{index}"), problem, remedy);
+        }
+    }
+}
+
+/// Whether there is time for another channel, and another channel.
+fn fallback(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findings) {
+    let Some(Fallback { after_seconds: after }) = flow.notify.fallback else { return };
+    let path = format!("{path}.fallback");
+    let most = fallback::LONGEST.as_secs();
+    if !(1..=most).contains(&after) {
+        let problem = format!("the next channel would have its turn after {after} s");
+        findings.add(format!("{path}.after_seconds"), problem, format!("use 1 to {most} s"));
+    }
+    if let Some(expiry) = flow.notify.expires_after_seconds.filter(|expiry| *expiry <= after) {
+        let problem = format!("after {after} s the notification has expired, at {expiry} s");
+        findings.add(
+            format!("{path}.after_seconds"),
+            problem,
+            "let the next channel try sooner, or let it expire later",
+        );
+    }
+    let of_type = flow.notify.kind.as_ref().and_then(|kind| document.types.get(kind)).map(|kind| &kind.channels);
+    let named = of_type.filter(|_| flow.notify.channels.is_empty()).unwrap_or(&flow.notify.channels);
+    for template in templates_of(document, flow) {
+        let Some(known) = document.templates.get(template) else { continue };
+        let is_usable = |channel: &Channel| named.is_empty() || named.contains(channel);
+        let usable = Channel::ALL.into_iter().filter(|channel| has_variant(known, *channel) && is_usable(channel));
+        let usable: Vec<_> = usable.map(Channel::name).collect();
+        if let [only] = usable[..] {
+            let problem = format!("there is no other channel: template `{template}` goes by {only} alone");
+            let remedy = "give the template another channel, let the flow name more of them, or remove `fallback`";
+            findings.add(&path, problem, remedy);
         }
     }
 }
@@ -1100,7 +1134,8 @@ fn terms(path: &str, document: &Definitions, notify: &Notify, findings: &mut Fin
     }
     let category = notify.category.clone().unwrap_or_else(|| category_of(notify.lane).into());
     let spread = Duration::from_secs(notify.spread_seconds.unwrap_or(0));
-    Terms { category, priority: notify.priority, hours, spread }
+    let fallback = notify.fallback.map(|fallback| Duration::from_secs(fallback.after_seconds));
+    Terms { category, priority: notify.priority, hours, spread, fallback }
 }
 
 fn caps(document: &Definitions, findings: &mut Findings) {

@@ -1,0 +1,458 @@
+//! Another channel for what does not arrive, as route and track decide it together: at once after a failure, in time without a sign, and never once it
+//! is known to have arrived.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use bellwether_processors::{
+    Facts, Incoming, Processor,
+    caps::History,
+    definitions::{Compiled, Projects, ProviderCheck},
+    fallback::LONGEST,
+    route::{DEDUPE_WINDOW, Route},
+    track::{Track, Tracked},
+};
+use bellwether_schemas::{
+    Channel, EventId, Lane, NotificationId, Position, Timestamp, Topic,
+    definitions::Definitions,
+    member::{Address, Profile},
+    records::{Decision, Delivery, ErrorKind, Notification, Outcome, Receipt, ReceiptKind, Record},
+    rows::{Cells, Key, Read, Row, Span, Write},
+    tables::{MemberRow, SENT},
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// 2026-06-01, 12:00 UTC.
+const NOON: Timestamp = Timestamp(1_780_315_200_000);
+/// What a channel has to show that the message arrived.
+const TURN: u64 = 3_600;
+
+fn compiled(caps: Value) -> Result<Compiled, Vec<String>> {
+    compiled_with(caps, json!({"after_seconds": TURN}), json!(["email", "sms", "webhook"]), Value::Null)
+}
+
+fn compiled_with(caps: Value, fallback: Value, channels: Value, expires: Value) -> Result<Compiled, Vec<String>> {
+    let document: Definitions = serde_json::from_value(json!({
+        "project": {"name": "shop", "default_locale": "en", "caps": caps},
+        "providers": {"mail": {"kind": "email"}, "text": {"kind": "sms"}, "hook": {"kind": "webhook"}},
+        "templates": {"all": {"channels": {
+            "email": {"en": {"subject": "S", "text": "T"}}, "sms": {"en": {"text": "T"}}, "webhook": {"en": {"json": "{}"}},
+        }}},
+        "flows": {"told": {"on": "any", "notify": {
+            "template": "all", "lane": "transactional", "channels": channels, "fallback": fallback, "expires_after_seconds": expires,
+        }}},
+    }))
+    .unwrap();
+    Compiled::new(document, 1, &|kind, _| ProviderCheck { channel: kind.parse().ok(), ..ProviderCheck::default() })
+        .map_err(|findings| findings.iter().map(ToString::to_string).collect())
+}
+
+fn notification(n: u32) -> Notification {
+    let event = EventId::derive("shop", "/s", &n.to_string());
+    Notification {
+        id: NotificationId::derive(event, "told", 1, 0, "m"),
+        project: "shop".into(),
+        member: "m".into(),
+        event,
+        event_type: "any".into(),
+        flow: "told".into(),
+        flow_version: 1,
+        step: 0,
+        template: "all".into(),
+        lane: Lane::Transactional,
+        channels: vec![Channel::Email, Channel::Sms, Channel::Webhook],
+        expires_at: None,
+        accepted_at: NOON,
+        data: "{}".into(),
+        round: 0,
+        tried: Vec::new(),
+    }
+}
+
+fn member(channels: &[Channel]) -> Profile {
+    let address = |channel: &Channel| match channel {
+        Channel::Email => "m@example.com",
+        Channel::Sms => "+34600000001",
+        _ => "m",
+    };
+    let of = |channel: &Channel| (*channel, vec![Address::active(address(channel).into(), NOON)]);
+    Profile { addresses: channels.iter().map(of).collect(), ..Profile::default() }
+}
+
+/// Rows, with when they end.
+#[derive(Default)]
+struct Store(BTreeMap<(&'static str, Key), (Cells, Option<Timestamp>)>);
+
+impl Store {
+    fn write(&mut self, writes: &[Write], now: Timestamp) {
+        for write in writes {
+            let (table, key) = write.target();
+            match write {
+                Write::Put(cells) => {
+                    let end = cells.ttl.map(|ttl| now.plus(ttl));
+                    self.0.insert((table.name, key.clone()), (cells.clone(), end))
+                }
+                Write::Delete { .. } => self.0.remove(&(table.name, key.clone())),
+            };
+        }
+    }
+
+    fn read(&self, read: &Read, now: Timestamp) -> Vec<Cells> {
+        let is_asked = |key: &Key| match &read.span {
+            Span::One(clustering) => key.clustering == *clustering,
+            Span::All => true,
+            other => panic!("nobody asks for {other:?} here"),
+        };
+        let rows = self.0.iter().filter(|((table, key), _)| *table == read.table && key.partition == read.partition);
+        let rows = rows.filter(|((_, key), (_, end))| is_asked(key) && end.is_none_or(|end| end > now));
+        rows.map(|(_, (cells, _))| cells.clone()).collect()
+    }
+}
+
+/// Route and track with a store and a log between them; each is given no more rows than it asks for.
+struct World {
+    route: Route,
+    store: Store,
+    now: Timestamp,
+    offset: u64,
+    /// Everything is handled twice, a second later.
+    redelivers: bool,
+    later: Vec<(Timestamp, Notification)>,
+    deliveries: Vec<Delivery>,
+    decisions: Vec<Decision>,
+    arrived: bool,
+}
+
+impl World {
+    fn new(project: Compiled, channels: &[Channel]) -> Self {
+        let mut store = Store::default();
+        store.write(&[member(channels).into_row("shop", "m").put_fenced(1)], NOON);
+        Self {
+            route: Route { projects: Projects::from_iter([project]) },
+            store,
+            now: NOON,
+            offset: 0,
+            redelivers: false,
+            later: Vec::new(),
+            deliveries: Vec::new(),
+            decisions: Vec::new(),
+            arrived: false,
+        }
+    }
+
+    fn handle<P: Processor>(&mut self, processor: &P, topic: Topic, input: P::Input) {
+        self.offset += 1;
+        let incoming = Incoming { position: Position { topic, partition: 0, offset: self.offset }, input };
+        let mut said = Vec::new();
+        for seconds in 0..=u64::from(self.redelivers) {
+            let now = self.now.plus(Duration::from_secs(seconds));
+            let mut facts = Facts::default();
+            for read in processor.needs(&incoming, &Facts::default(), now) {
+                facts.add(self.store.read(&read, self.now));
+            }
+            let output = processor.decide(&incoming, &facts, now).unwrap();
+            self.store.write(&output.rows, now);
+            said.push(output.records);
+        }
+        let effects = |records: &[Record]| -> Vec<Record> {
+            records.iter().filter(|record| !matches!(record, Record::Decision(_))).cloned().collect()
+        };
+        assert!(
+            said.windows(2).all(|two| effects(&two[0]) == effects(&two[1])),
+            "a redelivery does the same: {said:#?}"
+        );
+        for record in said.into_iter().flatten() {
+            self.follow(record);
+        }
+    }
+
+    fn follow(&mut self, record: Record) {
+        match record {
+            Record::Decision(decision) if self.decisions.iter().all(|known| known.id != decision.id) => {
+                assert!(decision.outcome != Outcome::Routed || !self.arrived, "sent again what had arrived");
+                self.decisions.push(decision.clone());
+                self.handle(&Track, Topic::Decisions, Tracked::Decision(decision));
+            }
+            Record::Delivery(delivery) if self.deliveries.iter().all(|known| known.id != delivery.id) => {
+                self.deliveries.push(delivery);
+            }
+            Record::Later(due, record) => {
+                let Record::Notification(again) = *record else { panic!("route puts off notifications alone") };
+                self.later.push((due, again));
+            }
+            Record::Notification(n) => self.notify(n),
+            _ => {}
+        }
+    }
+
+    fn notify(&mut self, n: Notification) {
+        let before = self.decisions.len();
+        let route = self.route.clone();
+        self.handle(&route, Topic::Notifications(n.lane), n);
+        assert!(self.decisions.len() > before, "nothing comes to route without a decision");
+    }
+
+    /// A receipt of what was sent by a channel, if that was.
+    fn receipt(&mut self, channel: Channel, kind: ReceiptKind, error: Option<ErrorKind>) {
+        let Some(delivery) = self.deliveries.iter().find(|delivery| delivery.channel == channel) else { return };
+        let receipt = Receipt {
+            delivery: delivery.id,
+            notification: delivery.notification,
+            project: "shop".into(),
+            member: "m".into(),
+            template: "all".into(),
+            channel,
+            kind,
+            at: self.now,
+            attempt: 1,
+            provider: "p".into(),
+            provider_id: None,
+            error,
+            detail: Some("in the provider's words".into()),
+            address: None,
+        };
+        self.arrived |= kind.is_arrival();
+        self.handle(&Track, Topic::Receipts, Tracked::Receipt(receipt));
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        let until = self.now.plus(Duration::from_secs(seconds));
+        loop {
+            self.later.sort_by_key(|(due, n)| (*due, n.round));
+            if self.later.first().is_none_or(|(due, _)| *due > until) {
+                break;
+            }
+            let (due, n) = self.later.remove(0);
+            self.now = due.max(self.now);
+            self.notify(n);
+        }
+        self.now = until;
+    }
+
+    fn told(&self) -> Vec<(Outcome, Option<Channel>)> {
+        self.decisions.iter().map(|decision| (decision.outcome, decision.channel)).collect()
+    }
+
+    fn details(&self) -> Vec<&str> {
+        self.decisions.iter().map(|decision| decision.detail.as_str()).collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Do {
+    /// A receipt comes in.
+    Tell(Channel, ReceiptKind, Option<ErrorKind>),
+    /// So many seconds pass.
+    Wait(u64),
+}
+
+impl World {
+    fn run(&mut self, doings: &[Do]) {
+        self.notify(notification(1));
+        for doing in doings {
+            match *doing {
+                Do::Tell(channel, kind, error) => self.receipt(channel, kind, error),
+                Do::Wait(seconds) => self.wait(seconds),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_follows_a_first_try() {
+    use Channel::{Email, Sms, Webhook};
+    use Do::{Tell, Wait};
+    use ErrorKind::{Ambiguous, Expired, InvalidAddress, Rejected};
+    use Outcome::{Cancelled, Duplicate, Routed};
+    use ReceiptKind::{Clicked, Deferred, Delivered, Failed, OpenedByMachine, Sent};
+    let tell = |channel, kind| Tell(channel, kind, None);
+    let fails = |channel, error| Tell(channel, Failed, Some(error));
+    let all = &[Email, Sms, Webhook][..];
+    let (email, sms, hook) = ((Routed, Some(Email)), (Routed, Some(Sms)), (Routed, Some(Webhook)));
+    let (cancelled, duplicate) = ((Cancelled, None), (Duplicate, None));
+    // The sentence; where the member is reached; what happens → what is decided.
+    type Case<'a> = (&'a str, &'a [Channel], Vec<Do>, Vec<(Outcome, Option<Channel>)>);
+    let cases: Vec<Case<'_>> = vec![
+        ("what arrived is called off", all, vec![tell(Email, Delivered), Wait(TURN)], vec![email, cancelled]),
+        ("a click is an arrival", all, vec![tell(Email, Clicked), Wait(TURN)], vec![email, cancelled]),
+        ("a machine opens what arrived", all, vec![tell(Email, OpenedByMachine), Wait(TURN)], vec![email, cancelled]),
+        ("sent is not arrived", &all[..2], vec![tell(Email, Sent), Wait(TURN)], vec![email, sms]),
+        ("nor is a try that is repeated", &all[..2], vec![tell(Email, Deferred), Wait(TURN)], vec![email, sms]),
+        ("a turn is not over before its time", all, vec![Wait(TURN - 1)], vec![email]),
+        ("each channel has its turn", all, vec![Wait(3 * TURN)], vec![email, sms, hook]),
+        (
+            "after a failure at once, and in time it is known",
+            &all[..2],
+            vec![fails(Email, InvalidAddress), Wait(TURN)],
+            vec![email, sms, duplicate],
+        ),
+        (
+            "after two failures the third",
+            all,
+            vec![fails(Email, Rejected), fails(Sms, Rejected), Wait(TURN)],
+            vec![email, sms, hook, duplicate, duplicate],
+        ),
+        ("a failure whose turn is over", all, vec![Wait(TURN), fails(Email, Rejected)], vec![email, sms]),
+        (
+            "what expired in the queue did so because the next has its turn",
+            &all[..2],
+            vec![Wait(TURN), fails(Email, Expired)],
+            vec![email, sms],
+        ),
+        ("what is in doubt has its time", &all[..2], vec![fails(Email, Ambiguous)], vec![email]),
+        ("and then is over", &all[..2], vec![fails(Email, Ambiguous), Wait(TURN)], vec![email, sms]),
+        (
+            "a late arrival is on record",
+            &all[..2],
+            vec![Wait(TURN), tell(Email, Delivered), Wait(TURN)],
+            vec![email, sms],
+        ),
+        (
+            "and calls off the third",
+            all,
+            vec![Wait(TURN), tell(Email, Delivered), Wait(TURN)],
+            vec![email, sms, cancelled],
+        ),
+        (
+            "what arrived and is returned afterwards",
+            all,
+            vec![tell(Email, Delivered), fails(Email, Rejected), Wait(TURN)],
+            vec![email, cancelled, duplicate],
+        ),
+        ("who has one address has one turn", &all[..1], vec![fails(Email, Rejected), Wait(TURN)], vec![email]),
+        ("and the next is not told of others", &all[1..2], vec![Wait(TURN)], vec![sms]),
+    ];
+    for (sentence, channels, doings, expected) in cases {
+        let mut world = World::new(compiled(json!({})).unwrap(), channels);
+        world.run(&doings);
+        assert_eq!(world.told(), expected, "{sentence}: {:#?}", world.decisions);
+        assert!(world.later.iter().all(|(due, _)| *due > world.now), "{sentence}");
+    }
+}
+
+#[test]
+fn a_decision_says_why_the_next_channel_had_its_turn() {
+    let mut world = World::new(compiled(json!({})).unwrap(), &[Channel::Email, Channel::Sms, Channel::Webhook]);
+    world.run(&[
+        Do::Tell(Channel::Email, ReceiptKind::Failed, Some(ErrorKind::InvalidAddress)),
+        Do::Wait(TURN - 1),
+        Do::Tell(Channel::Sms, ReceiptKind::Sent, None),
+        Do::Wait(1),
+    ]);
+    assert_eq!(
+        world.details(),
+        [
+            "email: the flow names it",
+            "email failed (invalid_address); sms: the flow names it",
+            // In time the turn of the e-mail ends once more.
+            "claimed before by the record at notifications.transactional/0/4",
+            "sms: no sign that it arrived; webhook: the flow names it",
+        ]
+    );
+    let last = world.decisions.last().unwrap();
+    let trace: Vec<_> = last.trace.iter().map(|verdict| (verdict.channel, verdict.rule.as_str())).collect();
+    assert_eq!(trace, [(Channel::Email, "tried"), (Channel::Sms, "tried"), (Channel::Webhook, "chosen")]);
+
+    let mut world = World::new(compiled(json!({})).unwrap(), &[Channel::Email, Channel::Sms]);
+    world.run(&[Do::Tell(Channel::Email, ReceiptKind::Delivered, None), Do::Wait(TURN)]);
+    assert_eq!(world.details(), ["email: the flow names it", "email: delivered at 2026-06-01T12:00:00Z"]);
+}
+
+#[test]
+fn what_waits_when_the_next_channel_has_its_turn_is_not_sent_beside_it() {
+    let turn = |turns: u64| Some(NOON.plus(Duration::from_secs(turns * TURN)));
+    let mut world = World::new(compiled(json!({})).unwrap(), &[Channel::Email, Channel::Sms]);
+    world.run(&[Do::Wait(2 * TURN)]);
+    let expiries: Vec<_> = world.deliveries.iter().map(|d| (d.channel, d.expires_at)).collect();
+    assert_eq!(expiries, [(Channel::Email, turn(1)), (Channel::Sms, None)]);
+}
+
+#[test]
+fn a_message_counts_once_however_many_channels_try_it() {
+    let caps = json!({"daily": {"most": 1, "per": "day", "categories": ["transactional"]}});
+    let mut world = World::new(compiled(caps).unwrap(), &[Channel::Email, Channel::Sms]);
+    world.run(&[Do::Wait(TURN)]);
+    assert_eq!(world.told(), [(Outcome::Routed, Some(Channel::Email)), (Outcome::Routed, Some(Channel::Sms))]);
+    world.notify(notification(2));
+    assert_eq!(world.told().last(), Some(&(Outcome::Capped, None)), "another one is one too many");
+    let read = MemberRow::read_one("shop", "m", SENT, Lane::Transactional.name());
+    let row = MemberRow::from_cells(world.store.read(&read, world.now).remove(0)).unwrap();
+    let history: History = serde_json::from_str(row.decision.as_deref().unwrap()).unwrap();
+    let sent: Vec<_> = history.0.iter().map(|sent| (sent.id, sent.channel)).collect();
+    assert_eq!(sent, [(notification(1).id, Channel::Sms)]);
+}
+
+#[test]
+fn a_turn_has_a_length_and_something_to_follow() {
+    let findings = |fallback: Value, channels: Value, expires: Value| {
+        compiled_with(json!({}), fallback, channels, expires).err().unwrap_or_default().join("\n")
+    };
+    let after = |seconds: u64| json!({"after_seconds": seconds});
+    let both = || json!(["email", "sms"]);
+    assert_eq!(findings(after(1), json!([]), Value::Null), "");
+    assert_eq!(findings(after(LONGEST.as_secs()), both(), Value::Null), "");
+    assert_eq!(
+        findings(after(0), both(), Value::Null),
+        "flows.told.notify.fallback.after_seconds: the next channel would have its turn after 0 s; use 1 to 518400 s"
+    );
+    assert_eq!(
+        findings(after(LONGEST.as_secs() + 1), both(), Value::Null),
+        "flows.told.notify.fallback.after_seconds: the next channel would have its turn after 518401 s; use 1 to 518400 s"
+    );
+    assert_eq!(
+        findings(after(60), both(), json!(60)),
+        "flows.told.notify.fallback.after_seconds: after 60 s the notification has expired, at 60 s; \
+         let the next channel try sooner, or let it expire later"
+    );
+    assert_eq!(
+        findings(after(60), json!(["sms"]), Value::Null),
+        "flows.told.notify.fallback: there is no other channel: template `all` goes by sms alone; \
+         give the template another channel, let the flow name more of them, or remove `fallback`"
+    );
+    assert!(LONGEST < DEDUPE_WINDOW, "the second copy of a turn meets the claim of the first");
+}
+
+fn doings() -> impl Strategy<Value = Vec<Do>> {
+    let channel = prop::sample::select(vec![Channel::Email, Channel::Sms, Channel::Webhook]);
+    let error = prop::sample::select(vec![
+        ErrorKind::InvalidAddress,
+        ErrorKind::OptedOut,
+        ErrorKind::Rejected,
+        ErrorKind::Ambiguous,
+        ErrorKind::Expired,
+        ErrorKind::Unreachable,
+    ]);
+    let kind = prop::sample::select(ReceiptKind::ALL.to_vec());
+    let tell = (channel, kind, error)
+        .prop_map(|(channel, kind, error)| Do::Tell(channel, kind, (kind == ReceiptKind::Failed).then_some(error)));
+    prop::collection::vec(prop_oneof![tell, (1..TURN * 3 / 2).prop_map(Do::Wait)], 0..20)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Whatever receipts come in, in whatever order, and however often anything is redelivered: each channel is used once at most, none after the
+    /// message is known to have arrived (the world itself looks at that), and in the end it has arrived, or every channel has had its turn.
+    #[test]
+    fn no_channel_has_two_turns(doings in doings(), redelivers in any::<bool>(), copies in 1..3_usize) {
+        let mut world = World::new(compiled(json!({})).unwrap(), &[Channel::Email, Channel::Sms, Channel::Webhook]);
+        world.redelivers = redelivers;
+        world.run(&doings);
+        for _ in 1..copies {
+            world.notify(notification(1));
+        }
+        world.wait(10 * TURN);
+        let routed: Vec<_> = world.decisions.iter().filter(|d| d.outcome == Outcome::Routed).filter_map(|d| d.channel).collect();
+        let channels: BTreeSet<_> = routed.iter().copied().collect();
+        prop_assert_eq!(routed.len(), channels.len(), "a channel was used twice: {:?}", routed);
+        prop_assert_eq!(world.deliveries.len(), routed.len());
+        prop_assert!(world.later.is_empty());
+        prop_assert!(world.arrived || channels.len() == 3, "{:?}", world.told());
+        if world.arrived && channels.len() < 3 {
+            prop_assert!(world.decisions.iter().any(|d| d.outcome == Outcome::Cancelled), "no is a fact: {:?}", world.told());
+        }
+    }
+}
