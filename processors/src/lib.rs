@@ -2,13 +2,14 @@
 //! No I/O, no clock, no randomness, no async runtime; whatever is random derives from a hash of an id.
 //!
 //! Reading order: [`processor`] (what a processor is), [`definitions`] (compiled), then a record's journey: [`flow`], [`members`],
-//! [`route`] (with [`caps`], [`hours`] and [`fallback`]), [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
+//! [`route`] (with [`caps`], [`hours`], [`digest`] and [`fallback`]), [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
 
 pub mod caps;
 pub mod content;
 pub mod dead_letters;
 pub mod definitions;
 pub mod deliver;
+pub mod digest;
 pub mod fallback;
 pub mod flow;
 pub mod hours;

@@ -5,6 +5,7 @@ use crate::{
     caps::{self, Candidate, History, Sent},
     content::{self, EventAttributes},
     definitions::{Compiled, Projects},
+    digest::{self, Part, Told},
     fallback::{self, Before},
     hours::{self, Obstacle},
     processor::{Facts, Incoming, Output, Processor, Refusal},
@@ -52,6 +53,9 @@ pub struct Choice {
     /// When it is decided again: where it is deferred, or where it is routed and another channel follows unless it arrives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// What is told of all that a digest gathered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
 }
 
 impl Processor for Route {
@@ -68,6 +72,9 @@ impl Processor for Route {
         }
         if !n.tried.is_empty() {
             reads.push(fallback::story(n.id));
+        }
+        if self.projects.get(&n.project).is_some_and(|project| digest::concerns(n, project)) {
+            reads.push(digest::gathered(n));
         }
         reads
     }
@@ -86,13 +93,17 @@ impl Processor for Route {
         let here = incoming.position.to_string();
 
         let mut output = Output::default();
-        let choice = match claim {
-            Some(claim) if claim.position.as_ref() == Some(&here) => {
+        let part = match claim {
+            Some(_) => None,
+            None => Part::of(n, project, facts, incoming.position, now)?,
+        };
+        let choice = match (claim, &part) {
+            (Some(claim), _) if claim.position.as_ref() == Some(&here) => {
                 claim.decision.as_deref().and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
                     Refusal::new(Reason::Invalid, "members.decision: the claim holds no decision; replay")
                 })?
             }
-            Some(claim) => {
+            (Some(claim), _) => {
                 let first = claim.position.unwrap_or_default();
                 let choice = Choice {
                     outcome: Outcome::Duplicate,
@@ -101,11 +112,20 @@ impl Processor for Route {
                     detail: format!("claimed before by the record at {first}"),
                     at: now,
                     until: None,
+                    told: None,
                 };
                 output.records.push(decision(n, &choice, None, incoming.position));
                 return Ok(output);
             }
-            None => {
+            (None, Some(Part::Waits(choice, row))) => {
+                output.rows.push(claimed(n, choice, &here, incoming.position)?);
+                output.rows.push(row.clone());
+                Choice::clone(choice)
+            }
+            (None, _) => {
+                let told = part.as_ref().and_then(Part::told);
+                let whole = told.map(|told| told.by(n));
+                let n = whole.as_ref().unwrap_or(n);
                 let mut histories = Lane::ALL.map(|_| History::default());
                 for (lane, history) in Lane::ALL.iter().zip(&mut histories) {
                     let row = facts.one::<MemberRow>(&of_member(n, SENT, lane.name()))?;
@@ -121,6 +141,10 @@ impl Processor for Route {
                 if let (Some((channel, _)), Some(profile)) = (&choice.to, &profile) {
                     choice.until = next_turn(n, *channel, profile, &all, project, now);
                 }
+                choice.told = choice.to.as_ref().and(told).cloned();
+                if choice.outcome != Outcome::Deferred {
+                    output.rows.extend(part.as_ref().and_then(Part::closed).cloned());
+                }
                 output.rows.push(claimed(n, &choice, &here, incoming.position)?);
                 if let (Some(_), Some(due)) = (&choice.to, choice.until) {
                     output.rows.push(fallback::keep(&fallback::again(n, &choice), now, due, incoming.position)?);
@@ -133,6 +157,8 @@ impl Processor for Route {
                 choice
             }
         };
+        let whole = choice.told.as_ref().map(|told| told.by(n));
+        let n = whole.as_ref().unwrap_or(n);
         let delivery = match &choice.to {
             Some((channel, address)) => {
                 let delivery = delivery(n, &profile.unwrap_or_default(), *channel, address)?;
@@ -198,7 +224,8 @@ pub fn choose(
     project: &Compiled,
     now: Timestamp,
 ) -> Choice {
-    let none = |outcome, detail: String, trace| Choice { outcome, to: None, trace, detail, at: now, until: None };
+    let none =
+        |outcome, detail: String, trace| Choice { outcome, to: None, trace, detail, at: now, until: None, told: None };
     if let Some(at) = n.expires_at.filter(|at| *at <= now) {
         return none(Outcome::Expired, format!("it was to be sent before {at}"), Vec::new());
     }
@@ -230,7 +257,7 @@ pub fn choose(
                 return match moment(n, project, &zone, now) {
                     Ok(None) => {
                         let to = Some((channel, address));
-                        Choice { outcome: Outcome::Routed, to, trace, detail, at: now, until: None }
+                        Choice { outcome: Outcome::Routed, to, trace, detail, at: now, until: None, told: None }
                     }
                     Ok(Some((until, why))) => deferred(until, why, trace),
                     Err(why) => none(Outcome::Expired, why, trace),

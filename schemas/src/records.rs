@@ -403,6 +403,8 @@ pub enum Outcome {
     Deferred,
     /// Another channel was to try it, and it had arrived by an earlier one.
     Cancelled,
+    /// It goes out with an earlier one, in one message.
+    Gathered,
 }
 
 impl Outcome {
@@ -424,6 +426,7 @@ impl Outcome {
             Self::Capped => "capped",
             Self::Deferred => "deferred",
             Self::Cancelled => "cancelled",
+            Self::Gathered => "gathered",
         }
     }
 }

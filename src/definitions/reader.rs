@@ -9,7 +9,7 @@ use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
     definitions::{
-        ApprovedTemplate, Attachment, Button, Cap, DeclaredEvent, Exceed, Fallback, Flow, Media, MediaKind,
+        ApprovedTemplate, Attachment, Button, Cap, DeclaredEvent, Digest, Exceed, Fallback, Flow, Media, MediaKind,
         MessageType, Notify, OnAmbiguous, Per, Project, Provider, QuietHours, Sample, Schema, Secret, Template,
         Tracking, ValueFormat, ValueKind, Variant, Weekday, Weighted, Window,
     },
@@ -498,7 +498,7 @@ impl Reader {
     }
 
     fn notify(&mut self, node: &Node) -> Notify {
-        const FIELDS: [&str; 11] = [
+        const FIELDS: [&str; 12] = [
             "template",
             "type",
             "lane",
@@ -510,6 +510,7 @@ impl Reader {
             "channels",
             "expires_after_seconds",
             "fallback",
+            "digest",
         ];
         let fields = self.fields(node, &FIELDS);
         Notify {
@@ -524,6 +525,7 @@ impl Reader {
             channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             expires_after_seconds: self.optional(&fields, "expires_after_seconds", Self::whole_number),
             fallback: self.optional(&fields, "fallback", |r, n| Some(r.fallback(n))),
+            digest: self.optional(&fields, "digest", |r, n| Some(r.digest(n))),
         }
     }
 }
@@ -532,6 +534,11 @@ impl Reader {
     fn fallback(&mut self, node: &Node) -> Fallback {
         let fields = self.fields(node, &["after_seconds"]);
         Fallback { after_seconds: self.required(&fields, "after_seconds", Self::whole_number) }
+    }
+
+    fn digest(&mut self, node: &Node) -> Digest {
+        let fields = self.fields(node, &["after_seconds"]);
+        Digest { after_seconds: self.required(&fields, "after_seconds", Self::whole_number) }
     }
 
     fn window(&mut self, node: &Node) -> Window {
