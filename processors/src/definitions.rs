@@ -123,6 +123,8 @@ pub struct Terms {
     pub spread: Duration,
     /// How long a channel has before the next one tries.
     pub fallback: Option<Duration>,
+    /// How long what it tells is gathered into one message.
+    pub digest: Option<Duration>,
 }
 
 impl fmt::Debug for Compiled {

@@ -2,7 +2,7 @@
 //! No I/O, no clock, no randomness, no async runtime; whatever is random derives from a hash of an id.
 //!
 //! Reading order: [`processor`] (what a processor is), [`definitions`] (compiled), then a record's journey: [`flow`], [`members`] (with [`consent`]),
-//! [`route`] (with [`caps`], [`hours`], [`score`] and [`fallback`]), [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
+//! [`route`] (with [`caps`], [`hours`], [`score`], [`digest`] and [`fallback`]), [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
 
 pub mod caps;
 pub mod consent;
@@ -10,6 +10,7 @@ pub mod content;
 pub mod dead_letters;
 pub mod definitions;
 pub mod deliver;
+pub mod digest;
 pub mod fallback;
 pub mod flow;
 pub mod hours;

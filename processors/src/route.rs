@@ -5,6 +5,7 @@ use crate::{
     caps::{self, Candidate, History, Sent},
     content::{self, EventAttributes},
     definitions::{Compiled, Projects},
+    digest::{self, Part, Told},
     fallback::{self, Before},
     hours::{self, Obstacle},
     members::QUARANTINE_AFTER,
@@ -65,6 +66,9 @@ pub struct Choice {
     /// When it is decided again: where it is deferred, or where it is routed and another channel follows unless it arrives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// What is told of all that a digest gathered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
 }
 
 impl Processor for Route {
@@ -85,6 +89,9 @@ impl Processor for Route {
         if !n.tried.is_empty() {
             reads.push(fallback::story(n.id));
         }
+        if self.projects.get(&n.project).is_some_and(|project| digest::concerns(n, project)) {
+            reads.push(digest::gathered(n));
+        }
         reads
     }
 
@@ -102,13 +109,17 @@ impl Processor for Route {
         let here = incoming.position.to_string();
 
         let mut output = Output::default();
-        let choice = match claim {
-            Some(claim) if claim.position.as_ref() == Some(&here) => {
+        let part = match claim {
+            Some(_) => None,
+            None => Part::of(n, project, facts, incoming.position, now)?,
+        };
+        let choice = match (claim, &part) {
+            (Some(claim), _) if claim.position.as_ref() == Some(&here) => {
                 claim.decision.as_deref().and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
                     Refusal::new(Reason::Invalid, "members.decision: the claim holds no decision; replay")
                 })?
             }
-            Some(claim) => {
+            (Some(claim), _) => {
                 let first = claim.position.unwrap_or_default();
                 let choice = Choice {
                     outcome: Outcome::Duplicate,
@@ -117,11 +128,20 @@ impl Processor for Route {
                     detail: format!("claimed before by the record at {first}"),
                     at: now,
                     until: None,
+                    told: None,
                 };
                 output.records.push(decision(n, &choice, None, incoming.position));
                 return Ok(output);
             }
-            None => {
+            (None, Some(Part::Waits(choice, row))) => {
+                output.rows.push(claimed(n, choice, &here, incoming.position)?);
+                output.rows.push(row.clone());
+                Choice::clone(choice)
+            }
+            (None, _) => {
+                let told = part.as_ref().and_then(Part::told);
+                let whole = told.map(|told| told.by(n));
+                let n = whole.as_ref().unwrap_or(n);
                 let mut histories = Lane::ALL.map(|_| History::default());
                 for (lane, history) in Lane::ALL.iter().zip(&mut histories) {
                     let row = facts.one::<MemberRow>(&of_member(n, SENT, lane.name()))?;
@@ -139,6 +159,10 @@ impl Processor for Route {
                 if choice.to.is_some() {
                     choice.until = next_turn(n, &choice.trace, project, now);
                 }
+                choice.told = choice.to.as_ref().and(told).cloned();
+                if choice.outcome != Outcome::Deferred {
+                    output.rows.extend(part.as_ref().and_then(Part::closed).cloned());
+                }
                 output.rows.push(claimed(n, &choice, &here, incoming.position)?);
                 if let (Some(_), Some(due)) = (&choice.to, choice.until) {
                     output.rows.push(fallback::keep(&fallback::again(n, &choice), now, due, incoming.position)?);
@@ -151,6 +175,8 @@ impl Processor for Route {
                 choice
             }
         };
+        let whole = choice.told.as_ref().map(|told| told.by(n));
+        let n = whole.as_ref().unwrap_or(n);
         let delivery = match &choice.to {
             Some((channel, address)) => {
                 let delivery = delivery(n, &profile.unwrap_or_default(), *channel, address)?;
@@ -227,7 +253,8 @@ fn of_member(n: &Notification, kind: &str, id: &str) -> Read {
 /// Whether, when, and by which channel the member is told.
 #[must_use]
 pub fn choose(n: &Notification, known: Known<'_>, project: &Compiled, now: Timestamp) -> Choice {
-    let none = |outcome, detail: String, trace| Choice { outcome, to: None, trace, detail, at: now, until: None };
+    let none =
+        |outcome, detail: String, trace| Choice { outcome, to: None, trace, detail, at: now, until: None, told: None };
     if let Some(at) = n.expires_at.filter(|at| *at <= now) {
         return none(Outcome::Expired, format!("it was to be sent before {at}"), Vec::new());
     }

@@ -2,31 +2,26 @@
 //! is known to have arrived.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod world;
+
 use bellwether_processors::{
-    Facts, Incoming, Processor,
     caps::History,
-    definitions::{Compiled, Projects, ProviderCheck},
+    definitions::{Compiled, ProviderCheck},
     fallback::LONGEST,
-    route::{DEDUPE_WINDOW, Route},
-    track::{Track, Tracked},
+    route::DEDUPE_WINDOW,
 };
 use bellwether_schemas::{
-    Channel, EventId, Lane, NotificationId, Position, Timestamp, Topic,
+    Channel, Lane,
     definitions::Definitions,
-    member::{Address, Profile},
-    records::{Decision, Delivery, ErrorKind, Notification, Outcome, Receipt, ReceiptKind, Record},
-    rows::{Cells, Key, Read, Row, Span, Write},
+    records::{ErrorKind, Outcome, ReceiptKind},
+    rows::Row,
     tables::{MemberRow, SENT},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
+use world::{NOON, World, notification};
 
-/// 2026-06-01, 12:00 UTC.
-const NOON: Timestamp = Timestamp(1_780_315_200_000);
 /// What a channel has to show that the message arrived.
 const TURN: u64 = 3_600;
 
@@ -50,197 +45,6 @@ fn compiled_with(caps: Value, fallback: Value, channels: Value, expires: Value) 
         .map_err(|findings| findings.iter().map(ToString::to_string).collect())
 }
 
-fn notification(n: u32) -> Notification {
-    let event = EventId::derive("shop", "/s", &n.to_string());
-    Notification {
-        id: NotificationId::derive(event, "told", 1, 0, "m"),
-        project: "shop".into(),
-        member: "m".into(),
-        event,
-        event_type: "any".into(),
-        flow: "told".into(),
-        flow_version: 1,
-        step: 0,
-        template: "all".into(),
-        lane: Lane::Transactional,
-        channels: vec![Channel::Email, Channel::Sms, Channel::Webhook],
-        expires_at: None,
-        accepted_at: NOON,
-        data: "{}".into(),
-        round: 0,
-        tried: Vec::new(),
-    }
-}
-
-fn member(channels: &[Channel]) -> Profile {
-    let address = |channel: &Channel| match channel {
-        Channel::Email => "m@example.com",
-        Channel::Sms => "+34600000001",
-        _ => "m",
-    };
-    let of = |channel: &Channel| (*channel, vec![Address::active(address(channel).into(), NOON)]);
-    Profile { addresses: channels.iter().map(of).collect(), ..Profile::default() }
-}
-
-/// Rows, with when they end.
-#[derive(Default)]
-struct Store(BTreeMap<(&'static str, Key), (Cells, Option<Timestamp>)>);
-
-impl Store {
-    fn write(&mut self, writes: &[Write], now: Timestamp) {
-        for write in writes {
-            let (table, key) = write.target();
-            match write {
-                Write::Put(cells) => {
-                    let end = cells.ttl.map(|ttl| now.plus(ttl));
-                    self.0.insert((table.name, key.clone()), (cells.clone(), end))
-                }
-                Write::Delete { .. } => self.0.remove(&(table.name, key.clone())),
-            };
-        }
-    }
-
-    fn read(&self, read: &Read, now: Timestamp) -> Vec<Cells> {
-        let is_asked = |key: &Key| match &read.span {
-            Span::One(clustering) => key.clustering == *clustering,
-            Span::All => true,
-            other => panic!("nobody asks for {other:?} here"),
-        };
-        let rows = self.0.iter().filter(|((table, key), _)| *table == read.table && key.partition == read.partition);
-        let rows = rows.filter(|((_, key), (_, end))| is_asked(key) && end.is_none_or(|end| end > now));
-        rows.map(|(_, (cells, _))| cells.clone()).collect()
-    }
-}
-
-/// Route and track with a store and a log between them; each is given no more rows than it asks for.
-struct World {
-    route: Route,
-    store: Store,
-    now: Timestamp,
-    offset: u64,
-    /// Everything is handled twice, a second later.
-    redelivers: bool,
-    later: Vec<(Timestamp, Notification)>,
-    deliveries: Vec<Delivery>,
-    decisions: Vec<Decision>,
-    arrived: bool,
-}
-
-impl World {
-    fn new(project: Compiled, channels: &[Channel]) -> Self {
-        let mut store = Store::default();
-        store.write(&[member(channels).into_row("shop", "m").put_fenced(1)], NOON);
-        Self {
-            route: Route { projects: Projects::from_iter([project]) },
-            store,
-            now: NOON,
-            offset: 0,
-            redelivers: false,
-            later: Vec::new(),
-            deliveries: Vec::new(),
-            decisions: Vec::new(),
-            arrived: false,
-        }
-    }
-
-    fn handle<P: Processor>(&mut self, processor: &P, topic: Topic, input: P::Input) {
-        self.offset += 1;
-        let incoming = Incoming { position: Position { topic, partition: 0, offset: self.offset }, input };
-        let mut said = Vec::new();
-        for seconds in 0..=u64::from(self.redelivers) {
-            let now = self.now.plus(Duration::from_secs(seconds));
-            let mut facts = Facts::default();
-            for read in processor.needs(&incoming, &Facts::default(), now) {
-                facts.add(self.store.read(&read, self.now));
-            }
-            let output = processor.decide(&incoming, &facts, now).unwrap();
-            self.store.write(&output.rows, now);
-            said.push(output.records);
-        }
-        let effects = |records: &[Record]| -> Vec<Record> {
-            records.iter().filter(|record| !matches!(record, Record::Decision(_))).cloned().collect()
-        };
-        assert!(
-            said.windows(2).all(|two| effects(&two[0]) == effects(&two[1])),
-            "a redelivery does the same: {said:#?}"
-        );
-        for record in said.into_iter().flatten() {
-            self.follow(record);
-        }
-    }
-
-    fn follow(&mut self, record: Record) {
-        match record {
-            Record::Decision(decision) if self.decisions.iter().all(|known| known.id != decision.id) => {
-                assert!(decision.outcome != Outcome::Routed || !self.arrived, "sent again what had arrived");
-                self.decisions.push(decision.clone());
-                self.handle(&Track, Topic::Decisions, Tracked::Decision(decision));
-            }
-            Record::Delivery(delivery) if self.deliveries.iter().all(|known| known.id != delivery.id) => {
-                self.deliveries.push(delivery);
-            }
-            Record::Later(due, record) => {
-                let Record::Notification(again) = *record else { panic!("route puts off notifications alone") };
-                self.later.push((due, again));
-            }
-            Record::Notification(n) => self.notify(n),
-            _ => {}
-        }
-    }
-
-    fn notify(&mut self, n: Notification) {
-        let before = self.decisions.len();
-        let route = self.route.clone();
-        self.handle(&route, Topic::Notifications(n.lane), n);
-        assert!(self.decisions.len() > before, "nothing comes to route without a decision");
-    }
-
-    /// A receipt of what was sent by a channel, if that was.
-    fn receipt(&mut self, channel: Channel, kind: ReceiptKind, error: Option<ErrorKind>) {
-        let Some(delivery) = self.deliveries.iter().find(|delivery| delivery.channel == channel) else { return };
-        let receipt = Receipt {
-            delivery: delivery.id,
-            notification: delivery.notification,
-            project: "shop".into(),
-            member: "m".into(),
-            template: "all".into(),
-            channel,
-            kind,
-            at: self.now,
-            attempt: 1,
-            provider: "p".into(),
-            provider_id: None,
-            error,
-            detail: Some("in the provider's words".into()),
-            address: None,
-        };
-        self.arrived |= kind.is_arrival();
-        self.handle(&Track, Topic::Receipts, Tracked::Receipt(receipt));
-    }
-
-    fn wait(&mut self, seconds: u64) {
-        let until = self.now.plus(Duration::from_secs(seconds));
-        loop {
-            self.later.sort_by_key(|(due, n)| (*due, n.round));
-            if self.later.first().is_none_or(|(due, _)| *due > until) {
-                break;
-            }
-            let (due, n) = self.later.remove(0);
-            self.now = due.max(self.now);
-            self.notify(n);
-        }
-        self.now = until;
-    }
-
-    fn told(&self) -> Vec<(Outcome, Option<Channel>)> {
-        self.decisions.iter().map(|decision| (decision.outcome, decision.channel)).collect()
-    }
-
-    fn details(&self) -> Vec<&str> {
-        self.decisions.iter().map(|decision| decision.detail.as_str()).collect()
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Do {
     /// A receipt comes in.
@@ -249,14 +53,13 @@ enum Do {
     Wait(u64),
 }
 
-impl World {
-    fn run(&mut self, doings: &[Do]) {
-        self.notify(notification(1));
-        for doing in doings {
-            match *doing {
-                Do::Tell(channel, kind, error) => self.receipt(channel, kind, error),
-                Do::Wait(seconds) => self.wait(seconds),
-            }
+/// A notification, and what happens then.
+fn run(world: &mut World, doings: &[Do]) {
+    world.notify(notification(1));
+    for doing in doings {
+        match *doing {
+            Do::Tell(channel, kind, error) => world.receipt(channel, kind, error),
+            Do::Wait(seconds) => world.wait(seconds),
         }
     }
 }
@@ -327,7 +130,7 @@ fn what_follows_a_first_try() {
     ];
     for (sentence, channels, doings, expected) in cases {
         let mut world = World::new(compiled(json!({})).unwrap(), channels);
-        world.run(&doings);
+        run(&mut world, &doings);
         assert_eq!(world.told(), expected, "{sentence}: {:#?}", world.decisions);
         assert!(world.later.iter().all(|(due, _)| *due > world.now), "{sentence}");
     }
@@ -336,12 +139,15 @@ fn what_follows_a_first_try() {
 #[test]
 fn a_decision_says_why_the_next_channel_had_its_turn() {
     let mut world = World::new(compiled(json!({})).unwrap(), &[Channel::Email, Channel::Sms, Channel::Webhook]);
-    world.run(&[
-        Do::Tell(Channel::Email, ReceiptKind::Failed, Some(ErrorKind::InvalidAddress)),
-        Do::Wait(TURN - 1),
-        Do::Tell(Channel::Sms, ReceiptKind::Sent, None),
-        Do::Wait(1),
-    ]);
+    run(
+        &mut world,
+        &[
+            Do::Tell(Channel::Email, ReceiptKind::Failed, Some(ErrorKind::InvalidAddress)),
+            Do::Wait(TURN - 1),
+            Do::Tell(Channel::Sms, ReceiptKind::Sent, None),
+            Do::Wait(1),
+        ],
+    );
     assert_eq!(
         world.details(),
         [
@@ -357,7 +163,7 @@ fn a_decision_says_why_the_next_channel_had_its_turn() {
     assert_eq!(trace, [(Channel::Email, "tried"), (Channel::Sms, "tried"), (Channel::Webhook, "chosen")]);
 
     let mut world = World::new(compiled(json!({})).unwrap(), &[Channel::Email, Channel::Sms]);
-    world.run(&[Do::Tell(Channel::Email, ReceiptKind::Delivered, None), Do::Wait(TURN)]);
+    run(&mut world, &[Do::Tell(Channel::Email, ReceiptKind::Delivered, None), Do::Wait(TURN)]);
     assert_eq!(world.details(), ["email: the flow names it", "email: delivered at 2026-06-01T12:00:00Z"]);
 }
 
@@ -365,7 +171,7 @@ fn a_decision_says_why_the_next_channel_had_its_turn() {
 fn what_waits_when_the_next_channel_has_its_turn_is_not_sent_beside_it() {
     let turn = |turns: u64| Some(NOON.plus(Duration::from_secs(turns * TURN)));
     let mut world = World::new(compiled(json!({})).unwrap(), &[Channel::Email, Channel::Sms]);
-    world.run(&[Do::Wait(2 * TURN)]);
+    run(&mut world, &[Do::Wait(2 * TURN)]);
     let expiries: Vec<_> = world.deliveries.iter().map(|d| (d.channel, d.expires_at)).collect();
     assert_eq!(expiries, [(Channel::Email, turn(1)), (Channel::Sms, None)]);
 }
@@ -374,7 +180,7 @@ fn what_waits_when_the_next_channel_has_its_turn_is_not_sent_beside_it() {
 fn a_message_counts_once_however_many_channels_try_it() {
     let caps = json!({"daily": {"most": 1, "per": "day", "categories": ["transactional"]}});
     let mut world = World::new(compiled(caps).unwrap(), &[Channel::Email, Channel::Sms]);
-    world.run(&[Do::Wait(TURN)]);
+    run(&mut world, &[Do::Wait(TURN)]);
     assert_eq!(world.told(), [(Outcome::Routed, Some(Channel::Email)), (Outcome::Routed, Some(Channel::Sms))]);
     world.notify(notification(2));
     assert_eq!(world.told().last(), Some(&(Outcome::Capped, None)), "another one is one too many");
@@ -440,7 +246,7 @@ proptest! {
     fn no_channel_has_two_turns(doings in doings(), redelivers in any::<bool>(), copies in 1..3_usize) {
         let mut world = World::new(compiled(json!({})).unwrap(), &[Channel::Email, Channel::Sms, Channel::Webhook]);
         world.redelivers = redelivers;
-        world.run(&doings);
+        run(&mut world, &doings);
         for _ in 1..copies {
             world.notify(notification(1));
         }

@@ -807,6 +807,18 @@ pub struct Notify {
     /// Another channel tries what does not arrive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+    /// Many events go out as one message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+}
+
+/// What a flow tells a member within a while from the first event on is one message. Its data is `{"items": [the data of each event],
+/// "count": how many there were}`; of very many, the data of the first ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Digest {
+    /// Seconds from the first event on.
+    pub after_seconds: u64,
 }
 
 /// When the next channel has its turn: at once where a channel failed for good, else after a while without a sign that the message arrived.

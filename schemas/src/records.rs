@@ -451,6 +451,8 @@ pub enum Outcome {
     Deferred,
     /// Another channel was to try it, and it had arrived by an earlier one.
     Cancelled,
+    /// It goes out with an earlier one, in one message.
+    Gathered,
 }
 
 impl Outcome {
@@ -472,6 +474,7 @@ impl Outcome {
             Self::Capped => "capped",
             Self::Deferred => "deferred",
             Self::Cancelled => "cancelled",
+            Self::Gathered => "gathered",
         }
     }
 }

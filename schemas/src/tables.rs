@@ -6,7 +6,8 @@ use uuid::Uuid;
 row! {
     /// All that route needs of a member, in one partition: the profile (`kind` = [`PROFILE`], `id` empty), one claim a recent
     /// notification (`kind` = [`CLAIM`], `id` = notification), what was sent lately (`kind` = [`SENT`], `id` = lane) and what came of it (`kind` = [`SEEN`], `id` =
-    /// channel); for track, what another channel is to try (`kind` = [`FALLBACK`], `id` = notification). Fenced by the offset (plus one) of the record that caused
+    /// channel); for track, what another channel is to try (`kind` = [`FALLBACK`], `id` = notification); what is gathered of a
+    /// flow (`kind` = [`DIGEST`], `id` = flow and lane). Fenced by the offset (plus one) of the record that caused
     /// the write.
     MemberRow in "members" fenced {
         partition {
@@ -16,7 +17,7 @@ row! {
             member: String,
         }
         clustering {
-            /// [`PROFILE`], [`CLAIM`], [`SENT`], [`SEEN`] or [`FALLBACK`].
+            /// [`PROFILE`], [`CLAIM`], [`SENT`], [`SEEN`], [`FALLBACK`] or [`DIGEST`].
             kind: String,
             /// Empty, or the notification, lane or channel.
             id: String,
@@ -44,7 +45,7 @@ row! {
             position: Option<String>,
             /// Claim: the decision as it was taken, JSON; a redelivery emits it again, unchanged. Sent: JSON list of what was decided to be sent,
             /// as far as caps may count it, oldest first. Seen: JSON object of when which sign last came from the member. Fallback: the
-            /// [`crate::records::Notification`] as the next channel gets it, JSON.
+            /// [`crate::records::Notification`] as the next channel gets it, JSON. Digest: what was gathered, JSON.
             decision: Option<String>,
         }
     }
@@ -84,6 +85,8 @@ pub const SEEN: &str = "seen";
 pub const CLAIM: &str = "claim";
 /// `kind` of a notification that another channel tries if this one fails, for as long as its time runs.
 pub const FALLBACK: &str = "fallback";
+/// `kind` of what is gathered of a flow's notifications until it goes out as one message.
+pub const DIGEST: &str = "digest";
 
 row! {
     /// One line of a notification's story. The first position to write a line owns it; another position is a duplicate.

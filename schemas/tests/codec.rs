@@ -51,8 +51,8 @@ fn lane() -> impl Strategy<Value = Lane> {
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     use Outcome::{
-        Cancelled, ConditionFalse, Duplicate, Expired, NoAddress, NoFlow, NoOptIn, NoProvider, NoTemplate, Routed,
-        Suppressed, UnknownMember,
+        Cancelled, ConditionFalse, Duplicate, Expired, Gathered, NoAddress, NoFlow, NoOptIn, NoProvider, NoTemplate,
+        Routed, Suppressed, UnknownMember,
     };
     select(vec![
         Routed,
@@ -67,6 +67,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         NoTemplate,
         NoProvider,
         Cancelled,
+        Gathered,
     ])
 }
 

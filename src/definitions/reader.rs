@@ -9,9 +9,9 @@ use bellwether_processors::definitions::did_you_mean;
 use bellwether_schemas::{
     Channel, Lane,
     definitions::{
-        ApprovedTemplate, Attachment, Button, Cap, Category, Consent, DeclaredEvent, Exceed, Fallback, Flow, Media, MediaKind,
-        MessageType, Notify, OnAmbiguous, Per, Project, Provider, QuietHours, Routing, Sample, Schema, Secret, Template, Title,
-        Tracking, ValueFormat, ValueKind, Variant, Weekday, Weighted, Weights, Window,
+        ApprovedTemplate, Attachment, Button, Cap, Category, Consent, DeclaredEvent, Digest, Exceed, Fallback, Flow,
+        Media, MediaKind, MessageType, Notify, OnAmbiguous, Per, Project, Provider, QuietHours, Routing, Sample,
+        Schema, Secret, Template, Title, Tracking, ValueFormat, ValueKind, Variant, Weekday, Weighted, Weights, Window,
     },
 };
 use serde_json::{Map, Number, Value};
@@ -553,7 +553,7 @@ impl Reader {
     }
 
     fn notify(&mut self, node: &Node) -> Notify {
-        const FIELDS: [&str; 11] = [
+        const FIELDS: [&str; 12] = [
             "template",
             "type",
             "lane",
@@ -565,6 +565,7 @@ impl Reader {
             "channels",
             "expires_after_seconds",
             "fallback",
+            "digest",
         ];
         let fields = self.fields(node, &FIELDS);
         Notify {
@@ -579,6 +580,7 @@ impl Reader {
             channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             expires_after_seconds: self.optional(&fields, "expires_after_seconds", Self::whole_number),
             fallback: self.optional(&fields, "fallback", |r, n| Some(r.fallback(n))),
+            digest: self.optional(&fields, "digest", |r, n| Some(r.digest(n))),
         }
     }
 }
@@ -587,6 +589,11 @@ impl Reader {
     fn fallback(&mut self, node: &Node) -> Fallback {
         let fields = self.fields(node, &["after_seconds"]);
         Fallback { after_seconds: self.required(&fields, "after_seconds", Self::whole_number) }
+    }
+
+    fn digest(&mut self, node: &Node) -> Digest {
+        let fields = self.fields(node, &["after_seconds"]);
+        Digest { after_seconds: self.required(&fields, "after_seconds", Self::whole_number) }
     }
 
     fn window(&mut self, node: &Node) -> Window {

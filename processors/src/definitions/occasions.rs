@@ -5,9 +5,12 @@ use crate::content::{
     sample_context,
     shape::{Field, Shape},
 };
-use bellwether_schemas::definitions::{Definitions, Flow};
-use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use bellwether_schemas::definitions::{Definitions, Flow, Sample};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Fields of `member`.
 pub(super) const MEMBER: [&str; 5] = ["id", "name", "locale", "time_zone", "attributes"];
@@ -36,21 +39,24 @@ pub(super) fn templates_of<'d>(document: &'d Definitions, flow: &'d Flow) -> imp
 /// flow tells the template, and it has no sample: nobody knows what it may say.
 pub(super) fn occasions(document: &Definitions, template: &str) -> Vec<Occasion> {
     let flows = document.flows.values().filter(|flow| templates_of(document, flow).any(|name| name == template));
-    let kinds: BTreeSet<&str> = flows.map(|flow| flow.on.as_str()).collect();
+    let kinds: BTreeSet<(&str, bool)> = flows.map(|flow| (flow.on.as_str(), flow.notify.digest.is_some())).collect();
     let mut undeclared = None;
     let mut all = Vec::new();
-    for kind in kinds {
+    for (kind, is_gathered) in kinds {
         match document.events.iter().find(|(_, event)| event.kind == kind) {
-            Some((name, event)) => all.push(Occasion {
-                event: Some(name.clone()),
-                kind: kind.to_owned(),
-                root: root(Shape::declared(&event.data), member(document, None)),
-                samples: event
-                    .samples
-                    .iter()
-                    .map(|(name, sample)| (name.clone(), sample_context(kind, sample.data.clone(), &sample.member)))
-                    .collect(),
-            }),
+            Some((name, event)) => {
+                let shape = Shape::declared(&event.data);
+                let data = |data: &Value| if is_gathered { gathered(data) } else { data.clone() };
+                let sample = |(name, sample): (&String, &Sample)| {
+                    (name.clone(), sample_context(kind, data(&sample.data), &sample.member))
+                };
+                all.push(Occasion {
+                    event: Some(name.clone()),
+                    kind: kind.to_owned(),
+                    root: root(if is_gathered { of_many(shape) } else { shape }, member(document, None)),
+                    samples: event.samples.iter().map(sample).collect(),
+                });
+            }
             None => undeclared = Some(kind),
         }
     }
@@ -60,6 +66,19 @@ pub(super) fn occasions(document: &Definitions, template: &str) -> Vec<Occasion>
         all.push(of_own_sample(document, template, undeclared.unwrap_or("sample")));
     }
     all
+}
+
+/// The data of a digest's template, where each event's has this shape.
+fn of_many(item: Shape) -> Shape {
+    let items = Shape::List(Arc::new(item));
+    Shape::fields(
+        [("items", items), ("count", Shape::Scalar)].map(|(name, shape)| (name.to_owned(), Field::always(shape))),
+    )
+}
+
+/// What a digest of one event says.
+fn gathered(data: &Value) -> Value {
+    json!({"items": [data], "count": 1})
 }
 
 /// A template's `sample`: the event's data, and in it the `member`.

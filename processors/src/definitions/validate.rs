@@ -17,15 +17,15 @@ use crate::{
         scope::{self, Lack, Missing},
         shape,
     },
-    fallback,
+    digest, fallback,
     hours::{self, Hours},
     score,
 };
 use bellwether_schemas::{
     Channel, Lane, Timestamp,
     definitions::{
-        Category, Consent, Definitions, Fallback, Flow, MessageType, Notify, Per, Place, Project, Schema, Template, Title,
-        Tracking, Variant, Weighted, Weights,
+        Category, Consent, Definitions, Digest, Fallback, Flow, MessageType, Notify, Per, Place, Project, Schema,
+        Template, Title, Tracking, Variant, Weighted, Weights,
     },
     records::Event,
     segments::{
@@ -93,7 +93,14 @@ pub(super) fn validate(document: &Definitions, check: CheckProvider<'_>) -> Chec
     // What the project says was told of already, if it is wrong.
     let other_terms = Lane::ALL.map(|lane| {
         let hours = project_hours(document, lane == Lane::Bulk).unwrap_or_default();
-        Terms { category: category_of(lane).into(), priority: 0, hours, spread: Duration::ZERO, fallback: None }
+        Terms {
+            category: category_of(lane).into(),
+            priority: 0,
+            hours,
+            spread: Duration::ZERO,
+            fallback: None,
+            digest: None,
+        }
     });
     let Findings { mut wrong, mut remarks } = findings;
     for all in [&mut wrong, &mut remarks] {
@@ -906,6 +913,7 @@ fn notify(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findin
         _ => {}
     }
     fallback(document, &path, flow, findings);
+    digest(document, &path, flow, findings);
     let path = format!("{path}.channels");
     twice(&path, &flow.notify.channels, findings);
     for template in templates_of(document, flow) {
@@ -948,6 +956,32 @@ fn fallback(document: &Definitions, path: &str, flow: &Flow, findings: &mut Find
             let remedy = "give the template another channel, let the flow name more of them, or remove `fallback`";
             findings.add(&path, problem, remedy);
         }
+    }
+}
+
+/// Whether there is time to gather, and something to check the template with.
+fn digest(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findings) {
+    let Some(Digest { after_seconds: after }) = flow.notify.digest else { return };
+    let path = format!("{path}.digest");
+    let most = digest::LONGEST.as_secs();
+    if !(1..=most).contains(&after) {
+        findings.add(
+            format!("{path}.after_seconds"),
+            format!("it gathers for {after} s"),
+            format!("use 1 to {most} s"),
+        );
+    }
+    if let Some(expiry) = flow.notify.expires_after_seconds.filter(|expiry| *expiry <= after) {
+        let problem = format!("after {after} s the first event has expired, at {expiry} s");
+        findings.add(format!("{path}.after_seconds"), problem, "gather for a shorter time, or let it expire later");
+    }
+    if flow.notify.spread_seconds.is_some() {
+        let remedy = "remove one of them: each member's digest has its own time already";
+        findings.add(&path, "a digest is not spread", remedy);
+    }
+    if document.events.values().all(|event| event.kind != flow.on) {
+        let remedy = "declare it in events/NAME.yaml: a digest's template is tried with its samples";
+        findings.add(path, format!("the event `{}` is not declared", flow.on), remedy);
     }
 }
 
@@ -1135,7 +1169,8 @@ fn terms(path: &str, document: &Definitions, notify: &Notify, findings: &mut Fin
     let category = notify.category.clone().unwrap_or_else(|| category_of(notify.lane).into());
     let spread = Duration::from_secs(notify.spread_seconds.unwrap_or(0));
     let fallback = notify.fallback.map(|fallback| Duration::from_secs(fallback.after_seconds));
-    Terms { category, priority: notify.priority, hours, spread, fallback }
+    let digest = notify.digest.map(|digest| Duration::from_secs(digest.after_seconds));
+    Terms { category, priority: notify.priority, hours, spread, fallback, digest }
 }
 
 fn caps(document: &Definitions, findings: &mut Findings) {

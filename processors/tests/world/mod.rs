@@ -1,0 +1,211 @@
+//! Route and track with a store and a log between them, without a runtime: what a test does to a member and what comes of it.
+#![allow(dead_code)] // Each test binary asks some of it.
+
+use bellwether_processors::{
+    Facts, Incoming, Processor,
+    definitions::{Compiled, Projects},
+    route::Route,
+    track::{Track, Tracked},
+};
+use bellwether_schemas::{
+    Channel, EventId, Lane, NotificationId, Position, Timestamp, Topic,
+    member::{Address, Profile},
+    records::{Decision, Delivery, ErrorKind, Notification, Outcome, Receipt, ReceiptKind, Record},
+    rows::{Cells, Key, Read, Row, Span, Write},
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// 2026-06-01, 12:00 UTC.
+pub(crate) const NOON: Timestamp = Timestamp(1_780_315_200_000);
+
+/// The notification that the flow `told` makes of the `n`-th event.
+pub(crate) fn notification(n: u32) -> Notification {
+    let event = EventId::derive("shop", "/s", &n.to_string());
+    Notification {
+        id: NotificationId::derive(event, "told", 1, 0, "m"),
+        project: "shop".into(),
+        member: "m".into(),
+        event,
+        event_type: "any".into(),
+        flow: "told".into(),
+        flow_version: 1,
+        step: 0,
+        template: "all".into(),
+        lane: Lane::Transactional,
+        channels: vec![Channel::Email, Channel::Sms, Channel::Webhook],
+        expires_at: None,
+        accepted_at: NOON,
+        data: "{}".into(),
+        round: 0,
+        tried: Vec::new(),
+    }
+}
+
+fn member(channels: &[Channel]) -> Profile {
+    let address = |channel: &Channel| match channel {
+        Channel::Email => "m@example.com",
+        Channel::Sms => "+34600000001",
+        _ => "m",
+    };
+    let of = |channel: &Channel| (*channel, vec![Address::active(address(channel).into(), NOON)]);
+    Profile { addresses: channels.iter().map(of).collect(), ..Profile::default() }
+}
+
+/// Rows, with when they end.
+#[derive(Default)]
+pub(crate) struct Store(BTreeMap<(&'static str, Key), (Cells, Option<Timestamp>)>);
+
+impl Store {
+    fn write(&mut self, writes: &[Write], now: Timestamp) {
+        for write in writes {
+            let (table, key) = write.target();
+            match write {
+                Write::Put(cells) => {
+                    let end = cells.ttl.map(|ttl| now.plus(ttl));
+                    self.0.insert((table.name, key.clone()), (cells.clone(), end))
+                }
+                Write::Delete { .. } => self.0.remove(&(table.name, key.clone())),
+            };
+        }
+    }
+
+    pub(crate) fn read(&self, read: &Read, now: Timestamp) -> Vec<Cells> {
+        let is_asked = |key: &Key| match &read.span {
+            Span::One(clustering) => key.clustering == *clustering,
+            Span::All => true,
+            other => panic!("nobody asks for {other:?} here"),
+        };
+        let rows = self.0.iter().filter(|((table, key), _)| *table == read.table && key.partition == read.partition);
+        let rows = rows.filter(|((_, key), (_, end))| is_asked(key) && end.is_none_or(|end| end > now));
+        rows.map(|(_, (cells, _))| cells.clone()).collect()
+    }
+}
+
+/// Route and track with a store and a log between them; each is given no more rows than it asks for.
+pub(crate) struct World {
+    route: Route,
+    pub(crate) store: Store,
+    pub(crate) now: Timestamp,
+    offset: u64,
+    /// Everything is handled twice, a second later.
+    pub(crate) redelivers: bool,
+    pub(crate) later: Vec<(Timestamp, Notification)>,
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) decisions: Vec<Decision>,
+    pub(crate) arrived: bool,
+}
+
+impl World {
+    pub(crate) fn new(project: Compiled, channels: &[Channel]) -> Self {
+        let mut store = Store::default();
+        store.write(&[member(channels).into_row("shop", "m").put_fenced(1)], NOON);
+        Self {
+            route: Route { projects: Projects::from_iter([project]) },
+            store,
+            now: NOON,
+            offset: 0,
+            redelivers: false,
+            later: Vec::new(),
+            deliveries: Vec::new(),
+            decisions: Vec::new(),
+            arrived: false,
+        }
+    }
+
+    fn handle<P: Processor>(&mut self, processor: &P, topic: Topic, input: P::Input) {
+        self.offset += 1;
+        let incoming = Incoming { position: Position { topic, partition: 0, offset: self.offset }, input };
+        let mut said = Vec::new();
+        for seconds in 0..=u64::from(self.redelivers) {
+            let now = self.now.plus(Duration::from_secs(seconds));
+            let mut facts = Facts::default();
+            for read in processor.needs(&incoming, &Facts::default(), now) {
+                facts.add(self.store.read(&read, self.now));
+            }
+            let output = processor.decide(&incoming, &facts, now).unwrap();
+            self.store.write(&output.rows, now);
+            said.push(output.records);
+        }
+        let effects = |records: &[Record]| -> Vec<Record> {
+            records.iter().filter(|record| !matches!(record, Record::Decision(_))).cloned().collect()
+        };
+        assert!(
+            said.windows(2).all(|two| effects(&two[0]) == effects(&two[1])),
+            "a redelivery does the same: {said:#?}"
+        );
+        for record in said.into_iter().flatten() {
+            self.follow(record);
+        }
+    }
+
+    fn follow(&mut self, record: Record) {
+        match record {
+            Record::Decision(decision) if self.decisions.iter().all(|known| known.id != decision.id) => {
+                assert!(decision.outcome != Outcome::Routed || !self.arrived, "sent again what had arrived");
+                self.decisions.push(decision.clone());
+                self.handle(&Track, Topic::Decisions, Tracked::Decision(decision));
+            }
+            Record::Delivery(delivery) if self.deliveries.iter().all(|known| known.id != delivery.id) => {
+                self.deliveries.push(delivery);
+            }
+            Record::Later(due, record) => {
+                let Record::Notification(again) = *record else { panic!("route puts off notifications alone") };
+                self.later.push((due, again));
+            }
+            Record::Notification(n) => self.notify(n),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn notify(&mut self, n: Notification) {
+        let before = self.decisions.len();
+        let route = self.route.clone();
+        self.handle(&route, Topic::Notifications(n.lane), n);
+        assert!(self.decisions.len() > before, "nothing comes to route without a decision");
+    }
+
+    /// A receipt of what was sent by a channel, if that was.
+    pub(crate) fn receipt(&mut self, channel: Channel, kind: ReceiptKind, error: Option<ErrorKind>) {
+        let Some(delivery) = self.deliveries.iter().find(|delivery| delivery.channel == channel) else { return };
+        let receipt = Receipt {
+            delivery: delivery.id,
+            notification: delivery.notification,
+            project: "shop".into(),
+            member: "m".into(),
+            template: "all".into(),
+            channel,
+            kind,
+            at: self.now,
+            attempt: 1,
+            provider: "p".into(),
+            provider_id: None,
+            error,
+            detail: Some("in the provider's words".into()),
+            address: None,
+        };
+        self.arrived |= kind.is_arrival();
+        self.handle(&Track, Topic::Receipts, Tracked::Receipt(receipt));
+    }
+
+    pub(crate) fn wait(&mut self, seconds: u64) {
+        let until = self.now.plus(Duration::from_secs(seconds));
+        loop {
+            self.later.sort_by_key(|(due, n)| (*due, n.round));
+            if self.later.first().is_none_or(|(due, _)| *due > until) {
+                break;
+            }
+            let (due, n) = self.later.remove(0);
+            self.now = due.max(self.now);
+            self.notify(n);
+        }
+        self.now = until;
+    }
+
+    pub(crate) fn told(&self) -> Vec<(Outcome, Option<Channel>)> {
+        self.decisions.iter().map(|decision| (decision.outcome, decision.channel)).collect()
+    }
+
+    pub(crate) fn details(&self) -> Vec<&str> {
+        self.decisions.iter().map(|decision| decision.detail.as_str()).collect()
+    }
+}
