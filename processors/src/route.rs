@@ -300,7 +300,7 @@ pub fn choose(n: &Notification, known: Known<'_>, project: &Compiled, now: Times
         return match moment(n, project, &zone, now) {
             Ok(None) => {
                 let (to, detail) = (Some((channel, address)), format!("{channel}: {why}"));
-                Choice { outcome: Outcome::Routed, to, trace, detail, at: now, until: None }
+                Choice { outcome: Outcome::Routed, to, trace, detail, at: now, until: None, told: None }
             }
             Ok(Some((until, why))) => deferred(until, why, trace),
             Err(why) => none(Outcome::Expired, why, trace),
