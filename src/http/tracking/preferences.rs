@@ -3,7 +3,7 @@
 
 use super::{
     MAX_FORM, Tracked, answer,
-    choices::{Choices, Misfit, Statement, Wish},
+    choices::{Choices, Misfit, Statement},
     page,
     visit::Visit,
 };
