@@ -11,7 +11,7 @@ use bellwether_schemas::{
     Channel, Position, Timestamp, Topic,
     member::{AddressState, ByCategory, Profile},
     records::{Event, MemberAction, MemberCommand, Record},
-    rows::{Row, Write},
+    rows::Write,
     tables::{ConsentRow, MemberRow, PROFILE},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
