@@ -10,7 +10,7 @@ use bellwether_processors::{
 use bellwether_schemas::{
     Channel, EventId, Lane, NotificationId, Timestamp,
     definitions::{Cap, Definitions, Per},
-    member::{Address, AddressState, Profile},
+    member::{Address, AddressState, ByCategory, Profile},
     records::{Notification, Outcome, Verdict},
 };
 use proptest::{
@@ -66,6 +66,7 @@ fn notification(lane: Lane, channels: &[Channel], n: usize) -> Notification {
         accepted_at: NOW,
         data: "{}".into(),
         round: 0,
+        tried: Vec::new(),
     }
 }
 
@@ -90,7 +91,7 @@ fn address() -> impl Strategy<Value = Address> {
 
 fn profile() -> impl Strategy<Value = Profile> {
     let addresses = btree_map(select(&CHANNELS[..]), vec(address(), 0..3), 0..=4);
-    let opt_ins = btree_map(select(&CHANNELS[..]), prop_oneof![3 => Just(true), 1 => Just(false)], 0..=4);
+    let opt_ins = btree_map(select(&CHANNELS[..]), prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(ByCategory::from), 0..=4);
     (addresses, opt_ins, prop_oneof![2 => Just(Vec::new()), 1 => some(0)])
         .prop_map(|(addresses, opt_ins, channels)| Profile { addresses, opt_ins, channels, ..Profile::default() })
 }
@@ -98,7 +99,7 @@ fn profile() -> impl Strategy<Value = Profile> {
 /// A member who can be reached everywhere, and wants to be.
 fn reachable() -> Profile {
     let address = |channel: &Channel| (*channel, vec![Address::active(format!("at {channel}"), NOW)]);
-    let opt_ins = CHANNELS.iter().map(|channel| (*channel, true)).collect();
+    let opt_ins = CHANNELS.iter().map(|channel| (*channel, true.into())).collect();
     Profile { addresses: CHANNELS.iter().map(address).collect(), opt_ins, ..Profile::default() }
 }
 
@@ -202,7 +203,7 @@ proptest! {
         seen in seen(), lane in lane(),
     ) {
         let project = compiled(&routing, &caps, &channels);
-        let refused = Profile { opt_ins: Channel::ALL.into_iter().map(|channel| (channel, false)).collect(), ..profile };
+        let refused = Profile { opt_ins: Channel::ALL.into_iter().map(|channel| (channel, false.into())).collect(), ..profile };
         for profile in [Some(&refused), None] {
             let choice = choose(&notification(lane, &[], 1), Known { profile, history: &history, seen: &seen }, &project, NOW);
             prop_assert!(choice.to.is_none() && choice.until.is_none(), "{:?}", choice);

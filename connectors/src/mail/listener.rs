@@ -171,9 +171,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         }
     }
 
-    /// Obeys the complete lines of the input, up to one that wants more than a reply.
+    /// Obeys the complete lines of the input, up to one that wants more than a reply, or to one refusal too many: where a client is cut off
+    /// must not depend on how its bytes are.
     fn obey(&mut self, replies: &mut String) -> Option<Step> {
-        while let Some(length) = memchr::memchr(b'\n', &self.input) {
+        while self.session.refused <= MAX_REFUSED
+            && let Some(length) = memchr::memchr(b'\n', &self.input)
+        {
             let line = self.input.split_to(length + 1);
             let line = line.trim_ascii_end();
             if length >= MAX_COMMAND_BYTES {

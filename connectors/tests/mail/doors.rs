@@ -116,9 +116,11 @@ async fn everything_is_bounded() {
     );
     assert_eq!(shelf.kept.lock().unwrap()[0].content.len(), 100);
 
-    let (at, _, _stop) = listen(config(), None).await;
+    let (at, shelf, _stop) = listen(config(), None).await;
     let mut stream = TcpStream::connect(at).await.unwrap();
-    assert_eq!(say(&mut stream, &"nonsense\r\n".repeat(102)).await.last().unwrap(), "421");
+    let words = format!("{}EHLO a\r\n{LETTER}x\r\n.\r\n", "nonsense\r\n".repeat(102));
+    assert_eq!(say(&mut stream, &words).await.last().unwrap(), "421");
+    assert!(shelf.kept.lock().unwrap().is_empty(), "whoever makes so many mistakes is not listened to any more");
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ impl World {
             Record::Decision(decision) if self.decisions.iter().all(|known| known.id != decision.id) => {
                 assert!(decision.outcome != Outcome::Routed || !self.arrived, "sent again what had arrived");
                 self.decisions.push(decision.clone());
-                self.handle(&Track, Topic::Decisions, Tracked::Decision(decision));
+                self.handle(&Track::default(), Topic::Decisions, Tracked::Decision(decision));
             }
             Record::Delivery(delivery) if self.deliveries.iter().all(|known| known.id != delivery.id) => {
                 self.deliveries.push(delivery);
@@ -184,7 +184,7 @@ impl World {
             address: None,
         };
         self.arrived |= kind.is_arrival();
-        self.handle(&Track, Topic::Receipts, Tracked::Receipt(receipt));
+        self.handle(&Track::default(), Topic::Receipts, Tracked::Receipt(receipt));
     }
 
     pub(crate) fn wait(&mut self, seconds: u64) {

@@ -101,7 +101,7 @@ fn reached_by(addresses: &[(Channel, &str)]) -> Profile {
 }
 
 fn opted(mut profile: Profile, choices: &[(Channel, bool)]) -> Profile {
-    profile.opt_ins = choices.iter().copied().collect();
+    profile.opt_ins = choices.iter().map(|(channel, said)| (*channel, (*said).into())).collect();
     profile
 }
 
