@@ -84,6 +84,8 @@ pub enum ServeError {
 pub struct Instance {
     /// Where the API listens, if it does.
     pub address: Option<SocketAddr>,
+    /// Where mail that comes back is taken, if it is.
+    pub mail_address: Option<SocketAddr>,
     /// Log and store.
     pub backends: Backends,
     /// Metrics.
@@ -136,8 +138,15 @@ impl Instance {
         let registry = config.registry.clone().map(Registry::new).transpose();
         let registry = registry.map_err(|e| ServeError::Config(format!("registry: {e}")))?;
         let decoder = Arc::new(EventDecoder { registry, default_project: config.default_project.clone() });
-        let mut instance =
-            Self { address: None, backends, metrics, projects: projects.clone(), stop, tasks: JoinSet::new() };
+        let mut instance = Self {
+            address: None,
+            mail_address: None,
+            backends,
+            metrics,
+            projects: projects.clone(),
+            stop,
+            tasks: JoinSet::new(),
+        };
         instance.spawn("definitions", async move { Ok(definitions.run().await?) });
         instance.spawn("providers", async move { Ok(hearing.run().await?) });
         let telling = health::tell(Arc::clone(&sinks), log, instance.stop.clone());
@@ -254,9 +263,9 @@ impl Instance {
         let (metrics, clock) = (self.metrics.clone(), clock.clone());
         let returns = Arc::new(Returns { log, store, projects, metrics, clock });
         if let Some(address) = config.listen {
-            let listener = TcpListener::bind(address)
-                .await
-                .map_err(|error| ServeError::Config(format!("mail.listen: {address}: {error}")))?;
+            let cannot = |error| ServeError::Config(format!("mail.listen: {address}: {error}"));
+            let listener = TcpListener::bind(address).await.map_err(cannot)?;
+            self.mail_address = Some(listener.local_addr().map_err(cannot)?);
             let domains: Vec<&str> = config.domains.iter().map(String::as_str).collect();
             let protocol = if config.lmtp { Protocol::Lmtp } else { Protocol::Smtp };
             let settings = listener::Config { protocol, ..listener::Config::new(&domains) };

@@ -158,11 +158,10 @@ async fn house(folder: &Path, at: SocketAddr) -> (Instance, House, SocketAddr) {
     let key = openssl::rsa::Rsa::generate(2048).unwrap().private_key_to_pem().unwrap();
     let account = json!({"type": "service_account", "project_id": "p", "private_key_id": "k", "client_email": "b@p.example",
         "private_key": String::from_utf8(key).unwrap(), "token_uri": format!("http://{at}/token")});
-    let mail = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut config =
         Config { data_dir: folder.join("data"), default_project: Some("shop".into()), ..Config::default() };
     config.listen = ([127, 0, 0, 1], 0).into();
-    config.mail.listen = Some(mail);
+    config.mail.listen = Some(([127, 0, 0, 1], 0).into());
     config.mail.domains = vec!["bounce.example".into()];
     let key_file = ensure_key(&mut config).unwrap().unwrap();
     let instance = Instance::start(&config, &BTreeSet::from(Role::ALL)).await.unwrap();
@@ -222,6 +221,7 @@ async fn house(folder: &Path, at: SocketAddr) -> (Instance, House, SocketAddr) {
     let (_, listed) = house.call(Method::GET, "/v1/channels/whatsapp/templates", Value::Null).await;
     let names: Vec<_> = listed["accounts"][0]["templates"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
     assert_eq!(names, ["hello", "tips"], "every page was read");
+    let mail = instance.mail_address.unwrap();
     (instance, house, mail)
 }
 

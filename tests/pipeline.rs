@@ -166,8 +166,10 @@ impl Drop for Process {
     }
 }
 
+/// An address for a process to listen at. It lies below the ports that a system gives to outgoing connections, or one of these could take it first.
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let any = || SocketAddr::from(([127, 0, 0, 1], rand::random_range(20_000..32_000)));
+    std::iter::repeat_with(any).find(|at| TcpListener::bind(at).is_ok()).unwrap()
 }
 
 fn definitions(world: &World, more: Value) -> Definitions {
@@ -256,6 +258,11 @@ async fn serve(world: &mut World, folder: &Path, cluster: Option<String>, proces
     for n in 0..processes {
         let mut config = Config { listen: free_port(), data_dir: folder.join("data"), ..Config::default() };
         world.configure(&mut config);
+        if n == 0 {
+            let returns = free_port();
+            config.mail.listen = Some(returns);
+            world.mail.return_to(returns);
+        }
         let key = serde_json::to_string(&config.api_keys).unwrap();
         let mail = if n == 0 { serde_json::to_string(&config.mail).unwrap() } else { "{}".into() };
         let file = folder.join(format!("{n}.yaml"));

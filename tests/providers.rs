@@ -89,8 +89,6 @@ impl Cluster {
         let mut config =
             Config { listen: ([127, 0, 0, 1], 0).into(), data_dir: folder.join("data"), ..Config::default() };
         world.configure(&mut config);
-        // Nothing comes back by mail here, and the instances would all listen at one address.
-        config.mail = Default::default();
         let outside = Arc::<Outside>::default();
         let metrics = Metrics::new().unwrap();
         let backends = Backends::open(&config, &metrics).await.unwrap();

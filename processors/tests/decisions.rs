@@ -451,7 +451,7 @@ fn a_trace_shows_every_channel_with_its_figures() {
     let mail = notification("mail", Lane::Transactional, &[]);
     assert_eq!(told(&mail), "email chosen (None, None) (Some(500), Some(0), Some(500), Some(1000))");
     assert!(
-        told(&Notification { lane: Lane::Bulk, ..mail })
+        told(&Notification { lane: Lane::Bulk, flow: "unknown".into(), ..mail })
             .contains("app_push no_template (None, None) (None, None, None, None)")
     );
 }

@@ -91,7 +91,11 @@ fn address() -> impl Strategy<Value = Address> {
 
 fn profile() -> impl Strategy<Value = Profile> {
     let addresses = btree_map(select(&CHANNELS[..]), vec(address(), 0..3), 0..=4);
-    let opt_ins = btree_map(select(&CHANNELS[..]), prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(ByCategory::from), 0..=4);
+    let opt_ins = btree_map(
+        select(&CHANNELS[..]),
+        prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(ByCategory::from),
+        0..=4,
+    );
     (addresses, opt_ins, prop_oneof![2 => Just(Vec::new()), 1 => some(0)])
         .prop_map(|(addresses, opt_ins, channels)| Profile { addresses, opt_ins, channels, ..Profile::default() })
 }

@@ -77,6 +77,7 @@ pub async fn run(args: Demo) -> anyhow::Result<bool> {
     let mut instance = Instance::start(&config, &BTreeSet::from(Role::ALL)).await?;
     let address = instance.address.context("the API does not listen")?;
     world.connect(address);
+    world.mail.return_to(instance.mail_address.context("nobody takes what comes back by mail")?);
     say(&format!("bellwether       http://{address}\nsmtp             {}", world.mail.addr()));
     for (kind, receiver) in world.accounts.receivers() {
         say(&format!("{kind:16} {}", receiver.url()));

@@ -38,8 +38,6 @@ pub struct World {
     pub mail: SmtpReceiver,
     /// Receive everything else.
     pub accounts: Accounts,
-    /// Where mail comes back to.
-    returns: SocketAddr,
     folder: PathBuf,
     key: String,
     client: reqwest::Client,
@@ -74,9 +72,6 @@ impl World {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mail = SmtpReceiver::start(any, mail).await?;
         let accounts = Accounts::open(folder, &HttpOptions::default()).await?;
-        // Free now, and ours in a moment.
-        let returns = std::net::TcpListener::bind(any)?.local_addr()?;
-        mail.return_to(returns);
         for key in ["return-key", "tracking-key"] {
             std::fs::write(folder.join(key), random())?;
         }
@@ -84,7 +79,7 @@ impl World {
         std::fs::write(folder.join("api-key"), &key)?;
         let client = reqwest::Client::builder().timeout(Duration::from_secs(180)).build()?;
         let (folder, project) = (folder.to_owned(), project.to_owned());
-        Ok(Self { project, mail, accounts, returns, folder, key, client, base: String::new() })
+        Ok(Self { project, mail, accounts, folder, key, client, base: String::new() })
     }
 
     /// File with the API key.
@@ -93,9 +88,10 @@ impl World {
         self.folder.join("api-key")
     }
 
-    /// Gives the configuration this world's project and key, and the address that mail comes back to.
+    /// Gives the configuration this world's project and key, and lets it take mail that comes back; where it does so is told by
+    /// [`SmtpReceiver::return_to`](crate::receivers::SmtpReceiver::return_to).
     pub fn configure(&self, config: &mut Config) {
-        config.mail.listen = Some(self.returns);
+        config.mail.listen = Some(([127, 0, 0, 1], 0).into());
         config.mail.domains = vec![RETURN_DOMAIN.into()];
         config.default_project = Some(self.project.clone());
         config.api_keys = vec![ApiKeyConfig {

@@ -245,10 +245,9 @@ async fn every_code_of_every_provider_ends_in_the_action_of_its_class() {
     let (cases, actions) = (tables::cases(), tables::actions());
     let receiver = Receiver::start(&cases).await;
     let secrets = Secrets::write(folder.path());
-    let mail = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let projects: Vec<String> = cases.iter().map(|case| case.project.clone()).collect();
     let house = House::start(folder.path(), &projects, |config| {
-        config.mail.listen = Some(mail);
+        config.mail.listen = Some(([127, 0, 0, 1], 0).into());
         config.mail.domains = vec!["bounce.example".into()];
     })
     .await;
@@ -258,7 +257,7 @@ async fn every_code_of_every_provider_ends_in_the_action_of_its_class() {
         .for_each_concurrent(16, |case| async move {
             begin(house, case, receiver.address, secrets).await;
             if case.later {
-                receiver.tell_later(house, case, mail).await;
+                receiver.tell_later(house, case, house.instance.mail_address.unwrap()).await;
             }
         })
         .await;
