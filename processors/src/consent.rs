@@ -3,11 +3,22 @@
 
 use bellwether_schemas::{
     Channel, Position,
+    definitions::Consent,
     member::{AddressState, ByCategory, Profile},
     records::{MemberAction, MemberCommand},
     tables::ConsentRow,
 };
 use std::collections::BTreeMap;
+
+/// Whether a category that needs this is sent to a member who said this of it.
+#[must_use]
+pub const fn allows(needed: Consent, said: Option<bool>) -> bool {
+    match (needed, said) {
+        (Consent::Unrefusable, _) | (Consent::Assumed, None) => true,
+        (Consent::Required, None) => false,
+        (_, Some(said)) => said,
+    }
+}
 
 /// What a member says, by channel.
 pub type OptIns = BTreeMap<Channel, ByCategory>;

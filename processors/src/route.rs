@@ -3,6 +3,7 @@
 
 use crate::{
     caps::{self, Candidate, History, Sent},
+    consent,
     content::{self, EventAttributes},
     definitions::{Compiled, Projects},
     digest::{self, Part, Told},
@@ -515,13 +516,14 @@ fn to_confirm(n: &Notification) -> Option<String> {
 /// Whether the member wants the notification's category by this channel, as far as the category asks.
 fn consented(channel: Channel, n: &Notification, profile: &Profile, project: &Compiled) -> Result<(), Rejection> {
     let category = &project.terms(n).category;
-    let detail = match (project.consent_of(category), said(channel, category, profile)) {
-        (Consent::Unrefusable, _) | (_, Some(true)) | (Consent::Assumed, None) => return Ok(()),
-        (_, Some(false)) if said(channel, ByCategory::WHOLE, profile) == Some(false) => {
-            format!("the member refused {channel}")
-        }
-        (_, Some(false)) => format!("the member refused `{category}` by {channel}"),
-        (Consent::Required, None) => format!("`{category}` needs an opt-in to {channel}, and there is none"),
+    let word = said(channel, category, profile);
+    if consent::allows(project.consent_of(category), word) {
+        return Ok(());
+    }
+    let detail = match word {
+        None => format!("`{category}` needs an opt-in to {channel}, and there is none"),
+        Some(_) if said(channel, ByCategory::WHOLE, profile) == Some(false) => format!("the member refused {channel}"),
+        Some(_) => format!("the member refused `{category}` by {channel}"),
     };
     Err(Rejection::new(Outcome::NoOptIn, detail))
 }

@@ -4,7 +4,7 @@
 //! as browsers send it). So a box that nobody touched changes nothing, and two pages that are open at once do not undo each other.
 
 use super::page::Language;
-use bellwether_processors::definitions::Compiled;
+use bellwether_processors::{consent::allows, definitions::Compiled};
 use bellwether_schemas::{
     Channel,
     definitions::{Category, Consent},
@@ -88,7 +88,7 @@ impl Choices {
             let choice = |(name, category): (&str, &Category)| Choice {
                 category: name.to_owned(),
                 title: title(project, name, category, profile, language),
-                is_on: is_sent(category.consent, said.and_then(|said| said.says(name))),
+                is_on: allows(category.consent, said.and_then(|said| said.says(name))),
                 is_fixed: category.consent == Consent::Unrefusable,
             };
             project.categories().map(choice).collect()
@@ -201,15 +201,6 @@ impl Choices {
         let (channel, boxes) = self.0.iter().find(|(known, _)| known.name() == channel)?;
         let choice = boxes.iter().find(|choice| choice.category == category && !choice.is_fixed)?;
         Some((*channel, choice.category.as_str()))
-    }
-}
-
-/// Whether a category is sent to a member who said this of it.
-const fn is_sent(consent: Consent, said: Option<bool>) -> bool {
-    match (consent, said) {
-        (Consent::Unrefusable, _) | (Consent::Assumed, None) => true,
-        (Consent::Required, None) => false,
-        (_, Some(said)) => said,
     }
 }
 
