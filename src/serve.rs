@@ -108,7 +108,7 @@ impl Instance {
         Self::start_on(config, roles, backends, metrics, sinks).await
     }
 
-    /// Starts the roles on what is open already, with these providers.
+    /// Starts the roles on what is open already, with these providers and by their clock.
     ///
     /// # Errors
     /// See [`ServeError`].
@@ -120,7 +120,7 @@ impl Instance {
         sinks: Sinks,
     ) -> Result<Self, ServeError> {
         let stop = CancellationToken::new();
-        let clock = Clock::system();
+        let clock = sinks.clock();
         let (log, sinks) = (Arc::clone(&backends.log), Arc::new(sinks));
         let definitions = Definitions::default();
         let projects = definitions.projects();

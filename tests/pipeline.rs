@@ -2,6 +2,8 @@
 //! (`cargo xtask services up`; a test that cannot reach them fails and says so). What really arrived is counted by the receivers, by Message-ID.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod services;
+
 use bellwether::{
     config::Config,
     demo::world::World,
@@ -13,10 +15,11 @@ use bellwether_processors::{Processor, flow::Flow};
 use bellwether_schemas::{Channel, DeliveryId, EventId, NotificationId, Topic, definitions::Definitions};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::{Map, Value, json};
+use services::cluster_of;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -35,27 +38,9 @@ async fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().await
 }
 
-fn address(variable: &str, default: &str) -> SocketAddr {
-    let at: SocketAddr = std::env::var(variable).unwrap_or_else(|_| default.into()).parse().unwrap();
-    let reached = TcpStream::connect_timeout(&at, Duration::from_secs(5));
-    assert!(reached.is_ok(), "nothing answers on {at}; start the services: cargo xtask services up");
-    at
-}
-
 /// Log and store of a cluster, in topics and tables of their own.
 fn cluster(name: &str) -> String {
     cluster_of(name, 4)
-}
-
-fn cluster_of(name: &str, partitions: u32) -> String {
-    let kafka = address("BELLWETHER_KAFKA", "127.0.0.1:19092");
-    let cql = address("BELLWETHER_CQL", "127.0.0.1:19042");
-    let unique = format!("{name}_{}", uuid::Uuid::now_v7().simple());
-    format!(
-        "partitions: {partitions}\n\
-         log: {{kafka: {{brokers: [\"{kafka}\"], topic_prefix: {unique}., session_timeout_ms: 6000}}}}\n\
-         store: {{scylla: {{contact_points: [\"{cql}\"], keyspace: {unique}}}}}\n"
-    )
 }
 
 fn demo(args: &[&str]) -> Value {

@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod channel;
 pub mod drain;
+pub mod route;
 pub mod usage;
 
 use crate::{
@@ -23,7 +24,9 @@ pub enum Bench {
     Accept(Options),
     /// Accepted events through flow, route, deliver and track to a provider that does nothing.
     Drain(Options),
-    /// The same by a connector to its receiver, beside a client without pipeline doing the same: reqwest, or smtp-source.
+    /// Route alone: decisions, plain, with a cap, with a digest and with scores of channels, among so many members.
+    Route(Route),
+    /// As `drain`, by a connector to its receiver, beside a client without pipeline doing the same: reqwest, or smtp-source.
     Channel(Channel),
 }
 
@@ -39,6 +42,17 @@ pub struct Options {
     /// How many messages.
     #[arg(long, default_value_t = 100_000)]
     pub messages: u64,
+}
+
+/// What the bench of decisions is told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Route {
+    /// What every bench is told; the messages are those of each variant.
+    #[command(flatten)]
+    pub options: Options,
+    /// Members in the store before the first decision.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub members: u64,
 }
 
 /// What the bench of a connector is told.
@@ -116,6 +130,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
     let (figures, json) = match bench {
         Bench::Accept(options) => (accept::run(&options).await?, options.json),
         Bench::Drain(options) => (drain::to_nothing(&options).await?, options.json),
+        Bench::Route(route) => (route::run(&route).await?, route.options.json),
         Bench::Channel(channel) => (channel::run(&channel).await?, channel.options.json),
     };
     if json {

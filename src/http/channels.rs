@@ -33,6 +33,7 @@ use uuid::Uuid;
 
 /// Every channel that the project has a provider of.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"channels": [{"channel": "email", "providers": [{"name": "mail", "kind": "smtp", "weight": 1, "state": "ok"}]}]}))]
 pub struct Channels {
     /// In the router's default order.
     pub channels: Vec<ChannelState>,
@@ -120,6 +121,7 @@ pub struct TestRequest {
 
 /// What the provider said, and what we would make of it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"provider": "mail", "kind": "smtp", "accepted": true, "provider_id": "2.0.0 Ok: queued as 4WbW", "took_ms": 41}))]
 pub struct TestAnswer {
     /// The provider that was called.
     pub provider: String,

@@ -63,6 +63,8 @@ pub struct Consent {
 
 /// A page of the ledger.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"consents": [{"at": "2026-03-01T12:00:00Z", "channel": "email", "category": "newsletter", "state": "given", "actor": "shop",
+    "source": "api", "proof": "form `footer`, \"Send me the newsletter\", 203.0.113.7", "position": "members/3/1017"}], "next": null}))]
 pub struct ConsentPage {
     /// In the order in which they count, the oldest first.
     pub consents: Vec<Consent>,

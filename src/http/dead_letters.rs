@@ -143,6 +143,7 @@ pub struct ReplayRequest {
 
 /// What was replayed.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"replayed": 3, "skipped": 1}))]
 pub struct Replayed {
     /// How many are on their topics again.
     pub replayed: usize,

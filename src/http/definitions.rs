@@ -48,6 +48,9 @@ impl From<definitions::Finding> for Finding {
 
 /// Definitions with their version.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"project": "shop", "version": 4, "applied": true, "document": {
+    "project": {"name": "shop", "default_locale": "en"}, "providers": {}, "templates": {}, "flows": {}
+}}))]
 pub struct DefinitionsAnswer {
     /// Project.
     pub project: String,
@@ -83,7 +86,18 @@ pub async fn read(State(shared): State<Arc<Shared>>, caller: Caller) -> Result<R
 /// Publishes definitions as the next version.
 #[utoipa::path(
     put, path = "/v1/definitions", tag = "definitions", security(("api_key" = ["definitions"])),
-    request_body(content = Object, description = "The document: `project`, `providers`, `templates` and `flows`; `events`, `partials`, `layouts` and `types` where there are such"),
+    request_body(content = Object, description = "The document: `project`, `providers`, `templates` and `flows`; `events`, `partials`, `layouts` and `types` where there are such",
+        example = json!({
+            "project": {
+                "name": "shop", "default_locale": "en", "default_region": "DE",
+                "categories": {"newsletter": {"title": "Newsletter", "consent": "required"}}
+            },
+            "providers": {"mail": {"kind": "smtp", "host": "mail.example.org", "from_address": "shop@example.org"}},
+            "templates": {"order_placed": {"sample": {"order": "1001"}, "channels": {"email": {"en": {
+                "subject": "Your order {{ order }}", "text": "Thank you. Your order {{ order }} is on its way."
+            }}}}},
+            "flows": {"order_placed": {"on": "order.placed", "notify": {"template": "order_placed", "lane": "transactional"}}}
+        })),
     params(
         ("If-Match" = Option<String>, Header, description = "Publish only if this is the current version: `\"3\"`, or `\"0\"` for none yet", example = "\"3\""),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key and request again give the same answer for 24 h"),

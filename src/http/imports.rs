@@ -47,6 +47,8 @@ pub const IMPORT_ID: HeaderName = HeaderName::from_static("import-id");
 
 /// What became of an import.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"import": "01956f0e-7a4c-7c3b-9d55-5b1f0c6f2a10", "read": 18, "accepted": 17, "rejected": 1, "all_applied": true,
+    "first_rejects": [{"line": 17, "field": "email", "detail": "is not an e-mail address: …", "raw": "x17,nobody,…"}]}))]
 pub struct ImportReport {
     /// Id of the import.
     pub import: Uuid,

@@ -44,7 +44,7 @@ const MAX_SECONDS: u64 = 30 * 86_400;
 /// What kind of link.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"channel": "telegram"}))]
+#[schema(example = json!({"channel": "web_push", "valid_seconds": 3600}))]
 pub struct LinkRequest {
     /// `telegram` or `web_push`.
     channel: String,
@@ -54,6 +54,7 @@ pub struct LinkRequest {
 
 /// A link for one member.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"token": "Zk9uY2VVcG9uQVRpbWVUaGVyZVdhcw", "expires_at": "2026-03-01T13:00:00Z"}))]
 pub struct Link {
     /// What the chat or browser brings back. Whoever has it becomes the member's: give it to nobody else.
     pub token: String,

@@ -86,6 +86,7 @@ pub struct MemberAddress {
 
 /// A change that is on the log for certain, and was not applied within the deadline.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"id": "anna", "applied": false, "detail": "the change is on the log and will be applied"}))]
 pub struct Pending {
     /// `client_user_id`.
     pub id: String,

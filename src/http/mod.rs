@@ -28,6 +28,8 @@ pub mod rows;
 pub mod stats;
 pub mod suppressions;
 #[cfg(test)]
+mod examples;
+#[cfg(test)]
 mod test_support;
 #[cfg(test)]
 mod tests;

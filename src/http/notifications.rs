@@ -101,6 +101,11 @@ pub struct OfEvent {
 
 /// The notifications of one event to one member.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"notifications": [{
+    "id": "0b8d6a52-6b3f-5a8e-9a60-0ad2b52e3c11", "member": "anna", "status": "capped",
+    "story": [{"at": "2026-03-01T12:00:00.1Z", "kind": "decision", "outcome": "capped",
+        "detail": {"flow": "order-placed", "template": "order", "trace": []}}]
+}]}))]
 pub struct Stories {
     /// One for each flow that the event triggers, and has decided about it by now.
     pub notifications: Vec<Story>,

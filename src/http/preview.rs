@@ -31,7 +31,7 @@ const MAX_VARIANTS: usize = 500;
 /// What to look at. With nothing at all: every template with each of its samples.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schema(example = json!({"template": "order_placed", "member": "u0002"}))]
+#[schema(example = json!({"template": "order_placed", "member": "anna"}))]
 pub struct PreviewRequest {
     /// This template alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +57,9 @@ pub struct PreviewRequest {
 
 /// Templates as they would be sent.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"version": 4, "findings": [], "previews": [{"template": "order_placed", "sample": "sample", "member": "anna", "variants": [
+    {"channel": "email", "locale": "en", "message": {"subject": "Your order 1001", "text": "Thank you. Your order 1001 is on its way."}, "sizes": [], "errors": []}
+]}]}))]
 pub struct Preview {
     /// Version of the definitions; 0 for those that were sent along.
     pub version: i32,

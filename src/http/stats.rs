@@ -44,6 +44,9 @@ pub struct StatsQuery {
 
 /// Figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"from": "2026-03-01", "to": "2026-03-31", "rows": [
+    {"channel": "email", "metrics": {"decided.routed": 120, "sent": 119, "delivered": 117}}
+]}))]
 pub struct Stats {
     /// First day.
     pub from: String,

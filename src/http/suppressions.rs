@@ -66,6 +66,8 @@ pub struct Suppression {
 
 /// A page of the list.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"suppressions": [{"channel": "email", "address": "anna@example.org", "reason": "550 5.1.1 user unknown",
+    "source": "provider mail", "since": "2026-03-01T12:00:00Z"}], "next": null}))]
 pub struct SuppressionPage {
     /// In no order that means anything.
     pub suppressions: Vec<Suppression>,

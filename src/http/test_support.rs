@@ -472,7 +472,9 @@ impl House {
             store: Arc::clone(&store) as Arc<dyn Store>,
             definitions,
             draft: Arc::new(|document| {
-                let bad = document.flows.keys().map(|name| Finding {
+                // The flow of the documented example is liked.
+                let disliked = document.flows.keys().filter(|name| name.as_str() != "order_placed");
+                let bad = disliked.map(|name| Finding {
                     field: format!("flows.{name}"),
                     line: None,
                     column: None,

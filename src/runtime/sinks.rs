@@ -89,6 +89,12 @@ impl Sinks {
         }
     }
 
+    /// What they, and the process that they belong to, tell the time by.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
     /// What the cluster knows of its providers.
     #[must_use]
     pub fn board(&self) -> Arc<Board> {
