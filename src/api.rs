@@ -5,6 +5,7 @@ use crate::{
     backends::Backends,
     config::Config,
     definitions::check_provider,
+    erasure,
     http::{
         Api, Limits, Observer,
         auth::{ApiKeyError, ApiKeys},
@@ -61,6 +62,7 @@ pub fn build(
         }),
         metrics: Arc::new(move || text.text().unwrap_or_else(|error| format!("# {error}\n"))),
         members_group: Members::NAME.into(),
+        can_erase: erasure::is_possible(config),
         limits: Limits::default(),
     }))
 }

@@ -2,7 +2,8 @@
 
 use crate::{http::auth::ApiKeyConfig, mail::MailConfig};
 use bellwether_connectors::{
-    embedded::EmbeddedOptions, events::RegistryConfig, log::kafka::KafkaConfig, store::scylla::ScyllaConfig,
+    embedded::EmbeddedOptions, events::RegistryConfig, log::kafka::KafkaConfig, secret::Secret,
+    store::scylla::ScyllaConfig,
 };
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
@@ -29,6 +30,9 @@ pub struct Config {
     pub default_project: Option<String>,
     /// API keys. None at all: one is generated into `data_dir` (embedded only).
     pub api_keys: Vec<ApiKeyConfig>,
+    /// Key of the marks that stay of erased members, at least 32 characters, the same for every process and for ever. None: one is generated
+    /// into `data_dir` beside an embedded store; on a cluster nobody can be erased then.
+    pub erasure_key: Option<Secret>,
     /// Where reports on our letters come back.
     pub mail: MailConfig,
     /// Records in a batch.
@@ -51,6 +55,7 @@ impl Default for Config {
             registry: None,
             default_project: None,
             api_keys: Vec::new(),
+            erasure_key: None,
             mail: MailConfig::default(),
             batch: 250,
             workers: 1,

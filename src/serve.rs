@@ -3,7 +3,7 @@
 use crate::{
     backends::{Backends, OpenError},
     config::Config,
-    http,
+    erasure, http,
     mail::{MailConfig, Returns},
     metrics::Metrics,
     runtime::{
@@ -138,6 +138,7 @@ impl Instance {
         let registry = config.registry.clone().map(Registry::new).transpose();
         let registry = registry.map_err(|e| ServeError::Config(format!("registry: {e}")))?;
         let decoder = Arc::new(EventDecoder { registry, default_project: config.default_project.clone() });
+        let marks = erasure::marks(config)?;
         let mut instance = Self {
             address: None,
             mail_address: None,
@@ -168,7 +169,7 @@ impl Instance {
             }
             if roles.contains(&Role::Route) {
                 instance.work(RouteStage { projects: projects.clone() }, &context);
-                instance.work(MembersStage { projects: projects.clone() }, &context);
+                instance.work(MembersStage { projects: projects.clone(), marks: marks.clone() }, &context);
             }
             if roles.contains(&Role::Track) {
                 instance.work(TrackStage { projects: projects.clone() }, &context);

@@ -382,7 +382,7 @@ impl Process {
         let flow = FlowStage { decoder, default_project: Some(PROJECT.into()), projects: projects.clone() };
         Ok(Self {
             flow: Worker::join(flow, context.clone()).await?,
-            members: Worker::join(MembersStage { projects: projects.clone() }, context.clone()).await?,
+            members: Worker::join(MembersStage { projects: projects.clone(), marks: None }, context.clone()).await?,
             route: Worker::join(RouteStage { projects: projects.clone() }, context.clone()).await?,
             track: Worker::join(TrackStage { projects: projects.clone() }, context.clone()).await?,
             schedule: Worker::join(ScheduleStage, context.clone()).await?,

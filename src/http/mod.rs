@@ -3,7 +3,7 @@
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`],
+//! [`profile`], [`links`], [`consents`] and [`rights`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`],
 //! [`preview`], [`channels`], [`webhooks`], [`tracking`], [`probes`];
 //! [`openapi`] describes them all.
 
@@ -24,6 +24,7 @@ pub mod preview;
 pub mod probes;
 pub mod problem;
 pub mod profile;
+pub mod rights;
 pub mod rows;
 pub mod stats;
 pub mod suppressions;
@@ -106,6 +107,8 @@ pub struct Api {
     pub metrics: MetricsText,
     /// Consumer group that applies member commands: an import waits until it has committed past the import's last command.
     pub members_group: String,
+    /// Whether there is a key for the marks of erased members.
+    pub can_erase: bool,
     /// Bounds.
     pub limits: Limits,
 }
@@ -219,6 +222,8 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/channels/whatsapp/templates", &["get"]),
     ("/v1/members/{id}/links", &["post"]),
     ("/v1/members/{id}/consents", &["get", "post"]),
+    ("/v1/members/{id}/export", &["get"]),
+    ("/v1/members/{id}/erase", &["post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
     ("/v1/webhooks/{project}/{provider}", &["get", "post"]),
@@ -248,6 +253,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/members/{id}", get(members::read).put(members::upsert).delete(members::remove))
         .route("/v1/members/{id}/links", post(links::create))
         .route("/v1/members/{id}/consents", get(consents::list).post(consents::add))
+        .route("/v1/members/{id}/export", get(rights::export))
+        .route("/v1/members/{id}/erase", post(rights::erase))
         .route("/v1/imports/{id}", get(imports::progress))
         .route("/v1/imports/{id}/rejects", get(imports::rejects))
         .route("/v1/notifications", get(notifications::of_event))

@@ -7,6 +7,7 @@ use bellwether_processors::{
     Processor,
     dead_letters::{DeadLetters, Kept},
     definitions::Projects,
+    erasure::Marks,
     flow::Flow,
     members::Members,
     processor::Refusal,
@@ -111,6 +112,8 @@ impl Stage for FlowStage {
 pub struct MembersStage {
     /// Today's definitions.
     pub projects: watch::Receiver<Projects>,
+    /// Names the marks of erased members.
+    pub marks: Option<Arc<dyn Marks>>,
 }
 
 #[async_trait]
@@ -120,7 +123,7 @@ impl Stage for MembersStage {
         vec![Topic::Members]
     }
     fn processor(&self) -> Members {
-        Members { projects: self.projects.borrow().clone() }
+        Members { projects: self.projects.borrow().clone(), marks: self.marks.clone() }
     }
     async fn decode(&self, r: &LogRecord, _: Timestamp) -> Result<MemberCommand, Undecoded> {
         record(&r.payload)
