@@ -33,7 +33,7 @@ async fn start(folder: &std::path::Path) -> (House, SmtpReceiver) {
     let house = House::start(folder, &[PROJECT.into()], |_| {}).await;
     let document = json!({
         // Both, so that what was sent and what came of it is kept.
-        "project": {"name": PROJECT, "default_locale": "en", "caps": {"daily": {"most": 9, "per": "day"}}, "routing": {}},
+        "project": {"name": PROJECT, "default_locale": "en", "caps": {"daily": {"most": 9, "per": "day", "categories": ["marketing"]}}, "routing": {}},
         "providers": {"mail": {"kind": "smtp", "host": "127.0.0.1", "port": mail.addr().port(), "security": "none", "from_address": "a@shop.example"}},
         "templates": {"t": {"channels": {"email": {"en": {"subject": "Hi", "text": "Hi"}}}}},
         "flows": {"f": {"on": "go", "notify": {"template": "t", "lane": "transactional"}}},
