@@ -63,7 +63,7 @@ pub fn build(
         metrics: Arc::new(move || text.text().unwrap_or_else(|error| format!("# {error}\n"))),
         members_group: Members::NAME.into(),
         can_erase: erasure::is_possible(config),
-        limits: Limits::default(),
+        limits: Limits { dead_letters_kept: config.retention.rows().dead_letters, ..Limits::default() },
     }))
 }
 

@@ -2,7 +2,8 @@
 //! No I/O, no clock, no randomness, no async runtime; whatever is random derives from a hash of an id.
 //!
 //! Reading order: [`processor`] (what a processor is), [`definitions`] (compiled), then a record's journey: [`flow`], [`members`] (with [`consent`] and [`erasure`]),
-//! [`route`] (with [`caps`], [`hours`], [`score`], [`digest`] and [`fallback`]), [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`].
+//! [`route`] (with [`caps`], [`hours`], [`score`], [`digest`] and [`fallback`]), [`deliver`] (with [`content`] and [`ledger`]), [`track`], [`schedule`], [`dead_letters`];
+//! what they write ends by [`retention`].
 
 pub mod caps;
 pub mod consent;
@@ -18,6 +19,7 @@ pub mod hours;
 pub mod ledger;
 pub mod members;
 pub mod processor;
+pub mod retention;
 pub mod route;
 pub mod schedule;
 pub mod score;

@@ -47,7 +47,10 @@ use axum::{
     routing::{get, post},
 };
 use bellwether_connectors::{log::Log, store::Store, tracking::Purpose};
-use bellwether_processors::definitions::{Compiled, Projects};
+use bellwether_processors::{
+    definitions::{Compiled, Projects},
+    retention::Retention,
+};
 use bellwether_schemas::{Timestamp, definitions::Definitions};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, future::BoxFuture};
@@ -138,6 +141,8 @@ pub struct Limits {
     pub import_idle: Duration,
     /// How long an import waits at its end until all is applied.
     pub import_apply_deadline: Duration,
+    /// How long dead letters are kept.
+    pub dead_letters_kept: Duration,
 }
 
 impl Default for Limits {
@@ -154,6 +159,7 @@ impl Default for Limits {
             imports: 4,
             import_idle: Duration::from_secs(30),
             import_apply_deadline: Duration::from_secs(120),
+            dead_letters_kept: Retention::default().dead_letters,
         }
     }
 }
