@@ -5,6 +5,7 @@ use crate::{
     backends::Backends,
     config::Config,
     definitions::check_provider,
+    erasure,
     http::{
         Api, Limits, Observer,
         auth::{ApiKeyError, ApiKeys},
@@ -61,7 +62,8 @@ pub fn build(
         }),
         metrics: Arc::new(move || text.text().unwrap_or_else(|error| format!("# {error}\n"))),
         members_group: Members::NAME.into(),
-        limits: Limits::default(),
+        can_erase: erasure::is_possible(config),
+        limits: Limits { dead_letters_kept: config.retention.rows().dead_letters, ..Limits::default() },
     }))
 }
 

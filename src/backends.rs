@@ -13,7 +13,12 @@ use bellwether_connectors::{
     store::{Store, StoreError, embedded::EmbeddedStore, scylla::ScyllaStore},
 };
 use rand::distr::{Alphanumeric, SampleString as _};
-use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::PathBuf, sync::Arc};
+use std::{
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// An open log and store.
 #[derive(Clone, Debug)]
@@ -95,6 +100,22 @@ pub async fn prepare(config: &Config) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// A secret of the instance's own in its folder, made when it is not there yet, readable by its owner only; returns the file.
+///
+/// # Errors
+/// The folder or file cannot be written.
+pub(crate) fn generated(folder: &Path, name: &str) -> std::io::Result<PathBuf> {
+    std::fs::create_dir_all(folder)?;
+    let file = folder.join(name);
+    let mut options = std::fs::OpenOptions::new();
+    match options.write(true).create_new(true).mode(0o600).open(&file) {
+        Ok(mut new) => new.write_all(Alphanumeric.sample_string(&mut rand::rng(), 40).as_bytes())?,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    Ok(file)
+}
+
 /// Gives an embedded instance without keys one of its own, in `data_dir/api-key`, readable by its owner only; returns the file.
 ///
 /// # Errors
@@ -103,14 +124,7 @@ pub fn ensure_key(config: &mut Config) -> std::io::Result<Option<PathBuf>> {
     if !config.api_keys.is_empty() {
         return Ok(None);
     }
-    std::fs::create_dir_all(&config.data_dir)?;
-    let file = config.data_dir.join("api-key");
-    let mut options = std::fs::OpenOptions::new();
-    match options.write(true).create_new(true).mode(0o600).open(&file) {
-        Ok(mut new) => new.write_all(Alphanumeric.sample_string(&mut rand::rng(), 40).as_bytes())?,
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error),
-    }
+    let file = generated(&config.data_dir, "api-key")?;
     let project = config.default_project.clone().unwrap_or_else(|| "default".into());
     config.default_project = Some(project.clone());
     config.api_keys.push(ApiKeyConfig {

@@ -2,10 +2,12 @@
 
 use crate::{http::auth::ApiKeyConfig, mail::MailConfig};
 use bellwether_connectors::{
-    embedded::EmbeddedOptions, events::RegistryConfig, log::kafka::KafkaConfig, store::scylla::ScyllaConfig,
+    embedded::EmbeddedOptions, events::RegistryConfig, log::kafka::KafkaConfig, secret::Secret,
+    store::scylla::ScyllaConfig,
 };
+use bellwether_processors::retention::Retention;
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A process. Without a file: everything embedded in `./bellwether-data`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +31,11 @@ pub struct Config {
     pub default_project: Option<String>,
     /// API keys. None at all: one is generated into `data_dir` (embedded only).
     pub api_keys: Vec<ApiKeyConfig>,
+    /// Key of the marks that stay of erased members, at least 32 characters, the same for every process and for ever. None: one is generated
+    /// into `data_dir` beside an embedded store; on a cluster nobody can be erased then.
+    pub erasure_key: Option<Secret>,
+    /// How long what names members is kept in the store.
+    pub retention: RetentionConfig,
     /// Where reports on our letters come back.
     pub mail: MailConfig,
     /// Records in a batch.
@@ -51,10 +58,48 @@ impl Default for Config {
             registry: None,
             default_project: None,
             api_keys: Vec::new(),
+            erasure_key: None,
+            retention: RetentionConfig::default(),
             mail: MailConfig::default(),
             batch: 250,
             workers: 1,
             window: 512,
+        }
+    }
+}
+
+/// How long what names members is kept in the store; how long a log keeps its records is the log's own setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Days of a notification's story.
+    pub stories_days: u32,
+    /// Days of a notification's claim: so long is a duplicate known, and so long leads something from a member to a story.
+    pub claims_days: u32,
+    /// Days of a dead letter.
+    pub dead_letters_days: u32,
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// Least days of stories and claims: a turn of every channel is to be outlived, and its story read at its end.
+const LEAST_DAYS: usize = 7;
+/// Most days of anything: ten years.
+const MOST_DAYS: usize = 3_650;
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { stories_days: 90, claims_days: 7, dead_letters_days: 30 }
+    }
+}
+
+impl RetentionConfig {
+    /// As the processors take it.
+    #[must_use]
+    pub fn rows(&self) -> Retention {
+        Retention {
+            stories: DAY.saturating_mul(self.stories_days),
+            claims: DAY.saturating_mul(self.claims_days),
+            dead_letters: DAY.saturating_mul(self.dead_letters_days),
         }
     }
 }
@@ -137,6 +182,14 @@ impl Config {
         bounds("batch", self.batch, 1, 4_000);
         bounds("workers", self.workers, 1, 64);
         bounds("window", self.window, 1, 16_384);
+        let RetentionConfig { stories_days, claims_days, dead_letters_days } = self.retention;
+        bounds("retention.stories_days", stories_days as usize, LEAST_DAYS, MOST_DAYS);
+        bounds("retention.claims_days", claims_days as usize, LEAST_DAYS, MOST_DAYS);
+        bounds("retention.dead_letters_days", dead_letters_days as usize, 1, MOST_DAYS);
+        bounds("embedded.retention_days", self.embedded.retention_days as usize, 1, MOST_DAYS);
+        if let LogConfig::Kafka(kafka) = &self.log {
+            bounds("log.kafka.retention_days", kafka.retention_days as usize, 1, MOST_DAYS);
+        }
         if self.mail.listen.is_some() && self.mail.domains.is_empty() {
             problems.push("mail.domains: none; name the return_path_domain of each provider".into());
         }
@@ -145,5 +198,27 @@ impl Config {
             problems.push("api_keys: none; name at least one, because a cluster does not generate them".into());
         }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bellwether_processors::fallback;
+
+    #[test]
+    fn a_claim_outlives_a_turn_of_every_channel() {
+        let config = |claims_days| Config {
+            retention: RetentionConfig { claims_days, ..RetentionConfig::default() },
+            ..Config::default()
+        };
+        assert_eq!(config(6).problems(), ["retention.claims_days: 6 is out of bounds; choose 7 to 3650"]);
+        assert_eq!(config(7).problems(), [""; 0]);
+        assert!(config(7).retention.rows().claims > fallback::LONGEST);
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_processors() {
+        assert_eq!(RetentionConfig::default().rows(), Retention::default());
     }
 }

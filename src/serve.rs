@@ -3,7 +3,7 @@
 use crate::{
     backends::{Backends, OpenError},
     config::Config,
-    http,
+    erasure, http,
     mail::{MailConfig, Returns},
     metrics::Metrics,
     runtime::{
@@ -138,6 +138,7 @@ impl Instance {
         let registry = config.registry.clone().map(Registry::new).transpose();
         let registry = registry.map_err(|e| ServeError::Config(format!("registry: {e}")))?;
         let decoder = Arc::new(EventDecoder { registry, default_project: config.default_project.clone() });
+        let (marks, retention) = (erasure::marks(config)?, config.retention.rows());
         let mut instance = Self {
             address: None,
             mail_address: None,
@@ -167,12 +168,12 @@ impl Instance {
                 instance.work(stage, &context);
             }
             if roles.contains(&Role::Route) {
-                instance.work(RouteStage { projects: projects.clone() }, &context);
-                instance.work(MembersStage { projects: projects.clone() }, &context);
+                instance.work(RouteStage { projects: projects.clone(), retention }, &context);
+                instance.work(MembersStage { projects: projects.clone(), marks: marks.clone() }, &context);
             }
             if roles.contains(&Role::Track) {
-                instance.work(TrackStage { projects: projects.clone() }, &context);
-                instance.work(DeadLettersStage, &context);
+                instance.work(TrackStage { projects: projects.clone(), retention }, &context);
+                instance.work(DeadLettersStage { retention }, &context);
             }
             if roles.contains(&Role::Schedule) {
                 instance.work(ScheduleStage, &context);

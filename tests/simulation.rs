@@ -26,6 +26,7 @@ use bellwether_connectors::{
 use bellwether_processors::{
     consent::{self, OptIns},
     definitions::{Compiled, Projects, ProviderCheck},
+    retention::Retention,
 };
 use bellwether_schemas::{
     Channel, DeliveryId, Lane, Position, Timestamp, Topic,
@@ -380,13 +381,14 @@ impl Process {
             deliver.push(Deliverer::join(channel, context, projects, Arc::clone(sinks), 16).await?);
         }
         let flow = FlowStage { decoder, default_project: Some(PROJECT.into()), projects: projects.clone() };
+        let retention = Retention::default();
         Ok(Self {
             flow: Worker::join(flow, context.clone()).await?,
-            members: Worker::join(MembersStage { projects: projects.clone() }, context.clone()).await?,
-            route: Worker::join(RouteStage { projects: projects.clone() }, context.clone()).await?,
-            track: Worker::join(TrackStage { projects: projects.clone() }, context.clone()).await?,
+            members: Worker::join(MembersStage { projects: projects.clone(), marks: None }, context.clone()).await?,
+            route: Worker::join(RouteStage { projects: projects.clone(), retention }, context.clone()).await?,
+            track: Worker::join(TrackStage { projects: projects.clone(), retention }, context.clone()).await?,
             schedule: Worker::join(ScheduleStage, context.clone()).await?,
-            dead: Worker::join(DeadLettersStage, context.clone()).await?,
+            dead: Worker::join(DeadLettersStage { retention }, context.clone()).await?,
             deliver,
         })
     }

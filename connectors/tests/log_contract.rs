@@ -162,7 +162,9 @@ mod embedded {
         let source = Arc::clone(&time);
         let clock = Clock(Arc::new(move || Timestamp(source.load(Ordering::Relaxed))));
         let options = EmbeddedOptions { clock, ..options() };
-        let Retention::Delete(age) = Topic::Events.retention() else { panic!("events are not compacted") };
+        let Retention::Delete(age) = Topic::Events.retention(options.retention()) else {
+            panic!("events are not compacted")
+        };
         let at = TopicPartition { topic: Topic::Events, partition: 0 };
         {
             let log = open(dir.path(), options.clone()).unwrap().log;

@@ -602,7 +602,7 @@ fn migrations_run_once_and_a_keyspace_without_them_is_not_ready() {
         missing(store.read(&[StoryRow::read_all(Uuid::nil())]).await.unwrap_err());
         assert_eq!(
             store.migrate().await.unwrap(),
-            ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql", "0004_consents.cql"]
+            ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql", "0004_consents.cql", "0005_erased.cql"]
         );
         store.ping().await.unwrap();
         store.write(vec![line(Uuid::nil(), 1).put()]).await.unwrap();
@@ -631,7 +631,10 @@ fn four_may_migrate_at_once_and_one_does() {
         }
         let mut names: Vec<_> = migrating.join_all().await.into_iter().flatten().collect();
         names.sort();
-        assert_eq!(names, ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql", "0004_consents.cql"]);
+        assert_eq!(
+            names,
+            ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql", "0004_consents.cql", "0005_erased.cql"]
+        );
     });
 }
 

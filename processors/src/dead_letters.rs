@@ -1,6 +1,9 @@
 //! Keeps dead letters in the store, where they can be listed and shown. Replaying one is the API's business.
 
-use crate::processor::{Facts, Incoming, Output, Processor, Refusal};
+use crate::{
+    processor::{Facts, Incoming, Output, Processor, Refusal},
+    retention::Retention,
+};
 use bellwether_schemas::{
     Timestamp,
     records::DeadLetter,
@@ -9,12 +12,15 @@ use bellwether_schemas::{
 };
 use std::time::Duration;
 
-/// How long dead letters are kept.
+/// How long dead letters are kept by default.
 pub const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
 /// The dead-letter processor.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct DeadLetters;
+pub struct DeadLetters {
+    /// How long they are kept.
+    pub retention: Retention,
+}
 
 /// A dead letter and its encoded form, which is what is kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +55,6 @@ impl Processor for DeadLetters {
             record: incoming.input.encoded.clone(),
             replayed_at: None,
         };
-        Ok(Output { rows: vec![row.put_for(RETENTION)], ..Output::default() })
+        Ok(Output { rows: vec![row.put_for(self.retention.dead_letters)], ..Output::default() })
     }
 }

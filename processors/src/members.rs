@@ -7,6 +7,7 @@
 use crate::{
     consent,
     definitions::Projects,
+    erasure::{self, Marks},
     processor::{Facts, Incoming, Output, Processor, Refusal},
 };
 use bellwether_schemas::{
@@ -17,7 +18,7 @@ use bellwether_schemas::{
     rows::{Read, Row, Write},
     tables::{AddressRow, MemberRow, PROFILE, SuppressionRow},
 };
-use std::{cmp::Ordering, collections::BTreeSet, time::Duration};
+use std::{cmp::Ordering, collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Addresses of one channel that a member may have; the oldest goes first.
 pub const MAX_ADDRESSES: usize = 20;
@@ -33,15 +34,26 @@ pub const MAX_SHARING: usize = 1_000;
 pub struct Members {
     /// Compiled definitions of every project.
     pub projects: Projects,
+    /// Names the marks of erased members; nobody is erased without.
+    pub marks: Option<Arc<dyn Marks>>,
 }
 
 impl Processor for Members {
     const NAME: &'static str = "members";
+    /// An erasure reads the member's partition before it knows which stories to read.
+    const ROUNDS: usize = 2;
     type Input = MemberCommand;
 
-    fn needs(&self, incoming: &Incoming<MemberCommand>, _: &Facts, _: Timestamp) -> Vec<Read> {
+    fn needs(&self, incoming: &Incoming<MemberCommand>, facts: &Facts, _: Timestamp) -> Vec<Read> {
         let command = &incoming.input;
         let mut reads = vec![profile_of(command)];
+        if command.action == MemberAction::Erase {
+            reads.extend(erasure::kept(command, facts));
+        }
+        // Whoever is not there can only come by an upsert.
+        if let (MemberAction::Upsert, Some(marks)) = (command.action, &self.marks) {
+            reads.push(erasure::mark(&**marks, command));
+        }
         if let Some((channel, address)) = listed(command) {
             reads.extend([listing(command, channel, address), sharing(command, channel, address)]);
         }
@@ -74,6 +86,14 @@ impl Processor for Members {
             // A redelivery of what is in the profile already.
             return Ok(Output::default());
         }
+        if command.action == MemberAction::Erase {
+            return self.erased(incoming, offset, known.as_ref(), facts);
+        }
+        if let (MemberAction::Upsert, Some(marks)) = (command.action, &self.marks)
+            && erasure::is_outlived(command, offset, &**marks, facts)?
+        {
+            return Ok(Output::default());
+        }
         let again = seen == Ordering::Equal;
         let (list, mut told) = on_the_list(command, facts, again)?;
         let mut rows: Vec<Write> = list.into_iter().collect();
@@ -98,18 +118,10 @@ impl Processor for Members {
         rows.extend(lines.map(|line| consent::row(line, command, incoming.position, offset).put()));
         let unconfirmed = profile.iter().flat_map(|profile| unconfirmed(profile, &before));
         told.extend(unconfirmed.map(|address| to_confirm(command, incoming.position, address)));
-        let gone = before.difference(&after).map(|(channel, address)| Write::Delete {
-            table: AddressRow::TABLE,
-            key: AddressRow::key(command.project.as_str(), channel.name(), address.as_str(), command.member.as_str()),
-            fence: Some(fence),
-        });
-        let mut last: Vec<Write> = gone.collect();
+        let mut last: Vec<Write> = before.difference(&after).map(|listed| unlisted(command, listed, fence)).collect();
         last.push(match profile {
             Some(profile) => profile.into_row(&command.project, &command.member).put_fenced(fence),
-            None => {
-                let key = MemberRow::key(command.project.as_str(), command.member.as_str(), PROFILE, "");
-                Write::Delete { table: MemberRow::TABLE, key, fence: Some(fence) }
-            }
+            None => no_profile(command, fence),
         });
         // The profile comes last: it says that the command was applied, so the ledger and the log must have it by then.
         Ok(Output { rows, records: told, after: last, ..Output::default() })
@@ -121,6 +133,38 @@ impl Members {
     fn double_opt_in(&self, project: &str) -> bool {
         self.projects.get(project).is_some_and(|project| project.document.project.double_opt_in)
     }
+
+    /// Takes away all that is kept of the member but the list of suppressions, which is about addresses.
+    fn erased(
+        &self,
+        incoming: &Incoming<MemberCommand>,
+        offset: i64,
+        known: Option<&Profile>,
+        facts: &Facts,
+    ) -> Result<Output, Refusal> {
+        let (command, fence) = (&incoming.input, incoming.position.offset + 1);
+        let marks = self.marks.as_deref().ok_or_else(|| {
+            let remedy = "set `erasure_key` in the configuration of this process, then replay";
+            invalid("erasure_key", &format!("missing, so nothing can be erased; {remedy}"))
+        })?;
+        let mut output = erasure::erase(command, incoming.position, offset, marks, facts)?;
+        output.after.extend(addresses(known).iter().map(|listed| unlisted(command, listed, fence)));
+        // Last, and by the fence of this command, so that no older one brings it back.
+        output.after.push(no_profile(command, fence));
+        Ok(output)
+    }
+}
+
+/// Takes an address of the member from the index.
+fn unlisted(command: &MemberCommand, (channel, address): &(Channel, String), fence: u64) -> Write {
+    let key = AddressRow::key(command.project.as_str(), channel.name(), address.as_str(), command.member.as_str());
+    Write::Delete { table: AddressRow::TABLE, key, fence: Some(fence) }
+}
+
+/// Takes the profile away.
+fn no_profile(command: &MemberCommand, fence: u64) -> Write {
+    let key = MemberRow::key(command.project.as_str(), command.member.as_str(), PROFILE, "");
+    Write::Delete { table: MemberRow::TABLE, key, fence: Some(fence) }
 }
 
 /// Addresses that are new and to be confirmed.
@@ -298,7 +342,7 @@ fn changed(
                 }
             }
         }
-        MemberAction::Upsert | MemberAction::Delete => {}
+        MemberAction::Upsert | MemberAction::Delete | MemberAction::Erase => {}
     }
     Ok(Some(profile))
 }

@@ -113,21 +113,20 @@ impl Facts {
     /// # Errors
     /// A row does not fit its struct.
     pub fn rows<R: Row>(&self, read: &Read) -> Result<Vec<R>, BadRow> {
-        let Some(partition) = self.partitions.get(&(R::TABLE.name, read.partition.clone())) else {
-            return Ok(Vec::new());
-        };
+        self.cells(read).cloned().map(R::from_cells).collect()
+    }
+
+    /// The same rows as they are stored, with their fences.
+    pub fn cells(&self, read: &Read) -> impl Iterator<Item = &Cells> {
         let within = |key: &[Value]| match &read.span {
             Span::All => true,
             Span::One(whole) => key == whole.as_slice(),
             Span::Prefix(prefix) => key.starts_with(prefix),
             Span::Between(from, to) => &key[..from.len()] >= from.as_slice() && &key[..to.len()] < to.as_slice(),
         };
-        partition
-            .iter()
-            .filter(|(key, _)| within(key))
-            .take(read.limit.unwrap_or(usize::MAX))
-            .map(|(_, cells)| R::from_cells(cells.clone()))
-            .collect()
+        let partition = self.partitions.get(&(read.table, read.partition.clone()));
+        let found = partition.into_iter().flatten().filter(move |(key, _)| within(key.as_slice()));
+        found.take(read.limit.unwrap_or(usize::MAX)).map(|(_, cells)| cells)
     }
 
     /// The one row of a read.

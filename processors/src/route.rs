@@ -11,6 +11,7 @@ use crate::{
     hours::{self, Obstacle},
     members::QUARANTINE_AFTER,
     processor::{Facts, Incoming, Output, Processor, Refusal},
+    retention::Retention,
     score::{Score, Seen},
 };
 use bellwether_schemas::{
@@ -26,7 +27,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
-/// How long a claim is remembered: a duplicate that comes later than this is taken for new.
+/// How long a claim is remembered at least: a duplicate that comes later than it is kept is taken for new.
 pub const DEDUPE_WINDOW: Duration = Duration::from_secs(7 * 86_400);
 
 /// For so long after the member wrote, WhatsApp takes free text
@@ -34,10 +35,12 @@ pub const DEDUPE_WINDOW: Duration = Duration::from_secs(7 * 86_400);
 pub const WINDOW: Duration = Duration::from_secs(86_400);
 
 /// The route processor.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Route {
     /// Compiled definitions of every project.
     pub projects: Projects,
+    /// How long claims are kept.
+    pub retention: Retention,
 }
 
 /// What is known of the member when it is decided.
@@ -135,7 +138,7 @@ impl Processor for Route {
                 return Ok(output);
             }
             (None, Some(Part::Waits(choice, row))) => {
-                output.rows.push(claimed(n, choice, &here, incoming.position)?);
+                output.rows.push(claimed(n, choice, &here, incoming.position, self.retention.claims)?);
                 output.rows.push(row.clone());
                 Choice::clone(choice)
             }
@@ -164,7 +167,7 @@ impl Processor for Route {
                 if choice.outcome != Outcome::Deferred {
                     output.rows.extend(part.as_ref().and_then(Part::closed).cloned());
                 }
-                output.rows.push(claimed(n, &choice, &here, incoming.position)?);
+                output.rows.push(claimed(n, &choice, &here, incoming.position, self.retention.claims)?);
                 if let (Some(_), Some(due)) = (&choice.to, choice.until) {
                     output.rows.push(fallback::keep(&fallback::again(n, &choice), now, due, incoming.position)?);
                 }
@@ -543,7 +546,13 @@ fn unrefusable(channel: Channel, n: &Notification, profile: &Profile, project: &
     }
 }
 
-fn claimed(n: &Notification, choice: &Choice, here: &str, position: Position) -> Result<Write, Refusal> {
+fn claimed(
+    n: &Notification,
+    choice: &Choice,
+    here: &str,
+    position: Position,
+    kept: Duration,
+) -> Result<Write, Refusal> {
     let decision = serde_json::to_string(choice).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
     let row = MemberRow {
         updated_at: Some(choice.at),
@@ -552,7 +561,7 @@ fn claimed(n: &Notification, choice: &Choice, here: &str, position: Position) ->
         ..MemberRow::empty(&n.project, &n.member, CLAIM, &claim_id(n))
     };
     let mut cells = row.into_cells();
-    cells.ttl = Some(DEDUPE_WINDOW);
+    cells.ttl = Some(kept);
     cells.fence = Some(position.offset + 1);
     Ok(Write::Put(cells))
 }

@@ -6,6 +6,7 @@ use crate::{
     definitions::Projects,
     fallback,
     processor::{Facts, Incoming, Output, Processor, Refusal},
+    retention::Retention,
     score::Seen,
 };
 use bellwether_schemas::{
@@ -18,7 +19,7 @@ use bellwether_schemas::{
 use serde::Serialize;
 use std::time::Duration;
 
-/// How long stories are kept.
+/// How long stories are kept by default.
 pub const STORY_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 /// The track processor.
@@ -26,6 +27,8 @@ pub const STORY_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 pub struct Track {
     /// Compiled definitions of every project: where one compares channels, what comes of messages is kept by channel.
     pub projects: Projects,
+    /// How long stories are kept.
+    pub retention: Retention,
 }
 
 /// What it folds.
@@ -58,7 +61,7 @@ impl Processor for Track {
         match facts.one::<StoryRow>(&line.story())? {
             Some(owned) if owned.position != here => return Ok(output), // A duplicate: told before.
             Some(_) => {} // A redelivery: the line is there, the sum perhaps not.
-            None => output.rows.push(line.told(&incoming.input, here)?.put_for(STORY_RETENTION)),
+            None => output.rows.push(line.told(&incoming.input, here)?.put_for(self.retention.stories)),
         }
         let offset = i64::try_from(incoming.position.offset).unwrap_or(i64::MAX);
         let sum = facts.one::<AggregateRow>(&line.sum(&source(incoming)))?;

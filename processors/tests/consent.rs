@@ -32,7 +32,7 @@ impl House {
         let document = json!({"project": project, "providers": {}, "templates": {}, "flows": {}});
         let check = |_: &str, _: &serde_json::Map<String, Value>| ProviderCheck::default();
         let compiled = Compiled::new(serde_json::from_value(document).unwrap(), 1, &check).unwrap();
-        let members = Members { projects: Projects::from_iter([compiled]) };
+        let members = Members { projects: Projects::from_iter([compiled]), ..Members::default() };
         Self { members, facts: Facts::default(), offset: 0 }
     }
 

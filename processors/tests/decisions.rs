@@ -8,6 +8,7 @@ use bellwether_processors::{
     deliver::{Tried, settle},
     flow::Flow,
     members::Members,
+    retention::Retention,
     route::{Choice, Known, Route, choose},
     schedule::{Plan, Schedule},
     score::Seen,
@@ -466,7 +467,7 @@ fn step<P: Processor>(processor: &P, facts: &mut Facts, position: Position, inpu
 
 #[test]
 fn a_redelivery_says_the_same_again_and_a_duplicate_is_told_as_one() {
-    let route = Route { projects: Projects::from_iter([project()]) };
+    let route = Route { projects: Projects::from_iter([project()]), ..Route::default() };
     let mut facts = Facts::default();
     facts.apply(&[profile(Some(AddressState::Active), None).into_row("shop", "m").put_fenced(1)]);
     let lane = Topic::Notifications(Lane::Transactional);
@@ -619,7 +620,8 @@ fn a_receipt_counts_once_wherever_it_is_met_again() {
 fn what_comes_of_messages_is_kept_where_scores_look_at_it() {
     let before = |seconds: i64| Timestamp(NOW.0 - seconds * 1_000);
     let projects = Projects::from_iter([routed(json!({}))]);
-    let (track, route) = (Track { projects: projects.clone() }, Route { projects });
+    let track = Track { projects: projects.clone(), ..Track::default() };
+    let route = Route { projects, ..Route::default() };
     let mut facts = Facts::default();
     facts.apply(&[profile(Some(AddressState::Active), Some(AddressState::Active)).into_row("shop", "m").put_fenced(1)]);
     let told = |kind, channel, delivery: &str, at| {
@@ -652,10 +654,28 @@ fn what_comes_of_messages_is_kept_where_scores_look_at_it() {
     let output = step(&route, &mut facts, lane, incoming.input);
     assert!(output.records.iter().any(|record| matches!(record, Record::Delivery(d) if d.channel == Channel::Sms)));
     // Who compares nothing keeps nothing.
-    let (quiet, sent) = (Track { projects: Projects::from_iter([project()]) }, receipt(ReceiptKind::Sent, None));
+    let quiet = Track { projects: Projects::from_iter([project()]), ..Track::default() };
+    let sent = receipt(ReceiptKind::Sent, None);
     let incoming = Incoming { position: position(Topic::Receipts, 9), input: Tracked::Receipt(sent) };
     assert_eq!(quiet.needs(&incoming, &Facts::default(), NOW).len(), 2, "the story's line and the sum");
     assert_eq!(quiet.decide(&incoming, &Facts::default(), NOW).unwrap().rows.len(), 2);
+}
+
+#[test]
+fn what_is_told_is_kept_for_its_retention() {
+    let day = Duration::from_secs(86_400);
+    let retention = Retention { stories: day, claims: day * 2, ..Retention::default() };
+    let track = Track { retention, ..Track::default() };
+    let route = Route { projects: Projects::from_iter([project()]), retention };
+    let told = Tracked::Receipt(receipt(ReceiptKind::Sent, None));
+    let lane = position(Topic::Notifications(Lane::Transactional), 0);
+    let ends = |output: Output| -> Vec<Duration> {
+        let put = |write: &Write| if let Write::Put(cells) = write { cells.ttl } else { None };
+        output.rows.iter().filter_map(put).collect()
+    };
+    assert_eq!(ends(step(&track, &mut Facts::default(), position(Topic::Receipts, 0), told)), [day]);
+    let notification = notification("both", Lane::Transactional, &[]);
+    assert_eq!(ends(step(&route, &mut Facts::default(), lane, notification)), [day * 2]);
 }
 
 #[test]

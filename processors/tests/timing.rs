@@ -230,7 +230,7 @@ fn sends(output: &Output) -> bool {
 
 #[test]
 fn a_deferred_notification_comes_back_and_is_claimed_anew() {
-    let route = Route { projects: Projects::from_iter([project(json!({}))]) };
+    let route = Route { projects: Projects::from_iter([project(json!({}))]), ..Route::default() };
     let mut facts = Facts::default();
     facts.apply(&[member().into_row("shop", "m").put_fenced(1)]);
     let first = step(&route, &mut facts, 5, notification("tips", 1), NIGHT);
@@ -285,7 +285,7 @@ proptest! {
     #[test]
     fn promises_hold_whatever_happens(doings in doings(), redeliver in any::<bool>()) {
         let caps = json!({"daily": {"most": 3, "per": "day", "categories": ["marketing"], "exceed": "defer", "keep": {"5": 1}}});
-        let route = Route { projects: Projects::from_iter([project(caps)]) };
+        let route = Route { projects: Projects::from_iter([project(caps)]), ..Route::default() };
         let zone = bellwether_processors::hours::zone("Europe/Madrid").unwrap();
         let mut facts = Facts::default();
         facts.apply(&[member().into_row("shop", "m").put_fenced(1)]);

@@ -51,7 +51,7 @@ pub struct MemberCommand {
     pub action: MemberAction,
     /// For `upsert`: a [`crate::member::Patch`] as JSON.
     pub patch: Option<String>,
-    /// For all but `upsert` and `delete`.
+    /// For all but `upsert`, `delete` and `erase`.
     pub channel: Option<Channel>,
     /// For all that concern one address.
     pub address: Option<String>,
@@ -91,6 +91,8 @@ pub enum MemberAction {
     Missed,
     /// The member confirmed that the address is theirs.
     Confirm,
+    /// Take away all that is kept of the member; a mark that names nobody stays.
+    Erase,
 }
 
 /// The intent to tell one member one thing.

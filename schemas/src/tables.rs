@@ -263,6 +263,25 @@ row! {
 }
 
 row! {
+    /// That somebody was erased, so that no old command makes them again. Fenced as the member's own row.
+    ErasedRow in "erased" fenced {
+        partition {
+            /// Project.
+            project: String,
+            /// Keyed hash of project and `client_user_id`: whose it is can be asked, and not be read.
+            mark: String,
+        }
+        clustering {}
+        columns {
+            /// When the erasure was asked for.
+            at: Timestamp,
+            /// Offset of the command in the member's partition of `members`.
+            applied: i64,
+        }
+    }
+}
+
+row! {
     /// Who comes by a link: what a chat says of itself names no member. Ends by itself.
     LinkRow in "links" {
         partition {
@@ -436,6 +455,7 @@ pub fn all() -> Vec<&'static crate::rows::Table> {
         LinkRow::TABLE,
         SuppressionRow::TABLE,
         ConsentRow::TABLE,
+        ErasedRow::TABLE,
     ]
 }
 

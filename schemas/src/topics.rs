@@ -40,6 +40,9 @@ pub enum Retention {
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Days that records are kept by default.
+pub const RETENTION_DAYS: u32 = 7;
+
 impl Topic {
     /// Every topic, in the order of a record's journey.
     #[must_use]
@@ -89,13 +92,13 @@ impl Topic {
         }
     }
 
-    /// Retention of this topic.
+    /// Retention of this topic, where records are kept for so long; dead letters are kept for a month, so that they can be replayed.
     #[must_use]
-    pub const fn retention(self) -> Retention {
+    pub const fn retention(self, records: Duration) -> Retention {
         match self {
             Self::Definitions | Self::Providers => Retention::Compact,
             Self::DeadLetters => Retention::Delete(DAY.saturating_mul(30)),
-            _ => Retention::Delete(DAY.saturating_mul(7)),
+            _ => Retention::Delete(records),
         }
     }
 

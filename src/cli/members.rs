@@ -1,4 +1,4 @@
-//! `bellwether members get|put|delete|consents|import`: members one by one, and a whole file streamed with its progress.
+//! `bellwether members get|put|delete|consents|export|erase|import`: members one by one, and a whole file streamed with its progress.
 
 use super::{
     Connection,
@@ -9,6 +9,7 @@ use crate::http::{
     consents::{Consent, ConsentPage},
     imports::{IMPORT_ID, ImportReport},
     members::Member,
+    rights::Export,
 };
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -62,6 +63,16 @@ pub enum Action {
         #[arg(long, default_value_t = 1_000)]
         limit: usize,
     },
+    /// Writes all that is kept of a member, as one JSON document.
+    Export {
+        /// client_user_id
+        id: String,
+    },
+    /// Erases a member: all that is kept of them goes for good, but the suppression of their addresses.
+    Erase {
+        /// client_user_id
+        id: String,
+    },
     /// Imports a CSV or JSON-lines file of any length; bad rows are reported, and harm no good one.
     Import {
         /// The file.
@@ -114,6 +125,16 @@ impl Members {
             Action::Consents { id, limit } => {
                 let all = consents(&client, &format!("{}/consents", path(&id)), limit).await?;
                 if self.connection.json { print_json(&all) } else { print(&ledger(&all)) }
+            }
+            Action::Export { id } => {
+                let all: Export = client.get(&format!("{}/export", path(&id)), &[]).await?;
+                print_json(&all)
+            }
+            Action::Erase { id } => {
+                let request = client.request(Method::POST, &format!("{}/erase", path(&id)), &[])?;
+                let answer = client.send(request).await?;
+                // Nothing, or the word that it will be done.
+                if answer.is_empty() { Ok(()) } else { print_json(&serde_json::from_slice::<Value>(&answer)?) }
             }
             Action::Import { file, format } => {
                 import(&client, "/v1/members/import", &file, format, self.connection.json).await

@@ -248,7 +248,7 @@ fn way(source: &str) -> Result<String, FieldError> {
 }
 
 impl Consent {
-    fn of(row: ConsentRow) -> Self {
+    pub(super) fn of(row: ConsentRow) -> Self {
         let ConsentRow { channel, category, at, state, actor, source, address, proof, position, .. } = row;
         Self { at: at.to_string(), channel, category, state, actor, source, address, proof, position }
     }

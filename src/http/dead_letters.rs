@@ -12,7 +12,6 @@ use crate::runtime::deliver::REPLAY_HEADER;
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bellwether_connectors::log::Append;
-use bellwether_processors::dead_letters::RETENTION;
 use bellwether_schemas::{
     Topic,
     codec::decode,
@@ -387,7 +386,7 @@ impl Shared {
         let now = self.now();
         let marks = rows.iter().map(|row| {
             // Written anew, the row keeps the end that it had.
-            let left = RETENTION.saturating_sub(now.since(row.at));
+            let left = self.api.limits.dead_letters_kept.saturating_sub(now.since(row.at));
             DeadLetterRow { replayed_at: Some(now), ..row.clone() }.put_for(left)
         });
         self.api.store.write(marks.collect()).await?;

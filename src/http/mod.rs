@@ -3,7 +3,7 @@
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`] and [`links`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`],
+//! [`profile`], [`links`], [`consents`] and [`rights`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`],
 //! [`preview`], [`channels`], [`webhooks`], [`tracking`], [`probes`];
 //! [`openapi`] describes them all.
 
@@ -13,6 +13,8 @@ pub mod consents;
 pub mod dead_letters;
 pub mod definitions;
 pub mod events;
+#[cfg(test)]
+mod examples;
 mod extract;
 pub mod idempotency;
 pub mod imports;
@@ -24,11 +26,10 @@ pub mod preview;
 pub mod probes;
 pub mod problem;
 pub mod profile;
+pub mod rights;
 pub mod rows;
 pub mod stats;
 pub mod suppressions;
-#[cfg(test)]
-mod examples;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]
@@ -48,7 +49,10 @@ use axum::{
     routing::{get, post},
 };
 use bellwether_connectors::{log::Log, store::Store, tracking::Purpose};
-use bellwether_processors::definitions::{Compiled, Projects};
+use bellwether_processors::{
+    definitions::{Compiled, Projects},
+    retention::Retention,
+};
 use bellwether_schemas::{Timestamp, definitions::Definitions};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, future::BoxFuture};
@@ -108,6 +112,8 @@ pub struct Api {
     pub metrics: MetricsText,
     /// Consumer group that applies member commands: an import waits until it has committed past the import's last command.
     pub members_group: String,
+    /// Whether there is a key for the marks of erased members.
+    pub can_erase: bool,
     /// Bounds.
     pub limits: Limits,
 }
@@ -137,6 +143,8 @@ pub struct Limits {
     pub import_idle: Duration,
     /// How long an import waits at its end until all is applied.
     pub import_apply_deadline: Duration,
+    /// How long dead letters are kept.
+    pub dead_letters_kept: Duration,
 }
 
 impl Default for Limits {
@@ -153,6 +161,7 @@ impl Default for Limits {
             imports: 4,
             import_idle: Duration::from_secs(30),
             import_apply_deadline: Duration::from_secs(120),
+            dead_letters_kept: Retention::default().dead_letters,
         }
     }
 }
@@ -221,6 +230,8 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/channels/whatsapp/templates", &["get"]),
     ("/v1/members/{id}/links", &["post"]),
     ("/v1/members/{id}/consents", &["get", "post"]),
+    ("/v1/members/{id}/export", &["get"]),
+    ("/v1/members/{id}/erase", &["post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
     ("/v1/webhooks/{project}/{provider}", &["get", "post"]),
@@ -250,6 +261,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/members/{id}", get(members::read).put(members::upsert).delete(members::remove))
         .route("/v1/members/{id}/links", post(links::create))
         .route("/v1/members/{id}/consents", get(consents::list).post(consents::add))
+        .route("/v1/members/{id}/export", get(rights::export))
+        .route("/v1/members/{id}/erase", post(rights::erase))
         .route("/v1/imports/{id}", get(imports::progress))
         .route("/v1/imports/{id}/rejects", get(imports::rejects))
         .route("/v1/notifications", get(notifications::of_event))

@@ -140,7 +140,7 @@ pub async fn of_event(
 
 impl Shared {
     /// The stories that the caller's project has of these notifications. Another project's notification is as unknown as none.
-    async fn stories(&self, caller: &Caller, ids: &[Uuid]) -> Result<Vec<Story>, Problem> {
+    pub(super) async fn stories(&self, caller: &Caller, ids: &[Uuid]) -> Result<Vec<Story>, Problem> {
         let reads: Vec<Read> =
             ids.iter().map(|id| Read { limit: Some(MAX_LINES), ..StoryRow::read_all(*id) }).collect();
         let mut stories = Vec::new();

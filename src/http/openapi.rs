@@ -19,6 +19,7 @@ use utoipa::{
         super::events::accept,
         super::members::read, super::members::upsert, super::members::remove,
         super::consents::list, super::consents::add,
+        super::rights::export, super::rights::erase,
         super::links::create, super::links::key, super::links::subscribe,
         super::imports::import, super::imports::progress, super::imports::rejects,
         super::suppressions::list, super::suppressions::show, super::suppressions::put, super::suppressions::remove,

@@ -403,7 +403,7 @@ fn row(
 }
 
 impl Suppression {
-    fn of(row: SuppressionRow) -> Result<Self, FieldError> {
+    pub(super) fn of(row: SuppressionRow) -> Result<Self, FieldError> {
         let SuppressionRow { address, reason, source, since, .. } = row;
         Ok(Self { channel: channel(&row.channel)?, address, reason, source, since: since.to_string() })
     }

@@ -221,7 +221,7 @@ impl MemoryLog {
 
     fn change(&self, position: Position, command: MemberCommand) {
         let key = MemberRow::key(command.project.as_str(), command.member.as_str(), PROFILE, "");
-        if command.action == MemberAction::Delete {
+        if matches!(command.action, MemberAction::Delete | MemberAction::Erase) {
             return self.store.apply(Write::Delete { table: MemberRow::TABLE, key, fence: Some(1) });
         }
         let rows = self.store.rows.lock().unwrap();
@@ -496,6 +496,7 @@ impl House {
             }),
             metrics: Arc::new(|| "up 1\n".into()),
             members_group: "members".into(),
+            can_erase: true,
             limits,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -311,6 +311,87 @@ async fn consent_is_said_with_its_proof_and_the_ledger_is_listed() {
 }
 
 #[tokio::test]
+async fn a_member_is_exported_whole_and_erased() {
+    let house = House::new().await;
+    house.get("/v1/members/anna/export").await.problem(404, "id");
+    house.put("/v1/members/anna", &json!({"email": "anna@example.org", "attributes": {"tier": "gold"}})).await;
+    let notification = NotificationId::derive(EventId::derive("shop", "/shop", "a"), "welcome", 1, 0, "anna");
+    let kept = |kind: &str, id: &str, says: Value| MemberRow {
+        updated_at: Some(NOW),
+        decision: Some(says.to_string()),
+        ..MemberRow::empty("shop", "anna", kind, id)
+    };
+    house.store.put(kept("claim", &notification.to_string(), json!({"outcome": "routed"})));
+    house.store.put(kept("seen", "email", json!({"last_open": 1})));
+    let line = |project: &str, id: u128| StoryRow {
+        notification: notification.0,
+        id: Uuid::from_u128(id),
+        project: project.into(),
+        member: "anna".into(),
+        at: NOW,
+        kind: "decision".into(),
+        outcome: "routed".into(),
+        delivery: None,
+        channel: Some("email".into()),
+        detail: "{}".into(),
+        position: "decisions/0/0".into(),
+    };
+    house.store.put(line("shop", 1));
+    house.store.put(line("other", 2));
+    house.store.put(SuppressionRow {
+        project: "shop".into(),
+        channel: "email".into(),
+        shard: SuppressionRow::shard_of("anna@example.org"),
+        address: "anna@example.org".into(),
+        reason: "550".into(),
+        source: "provider mail".into(),
+        since: NOW,
+    });
+    house.store.put(ConsentRow {
+        project: "shop".into(),
+        member: "anna".into(),
+        applied: 7,
+        channel: "email".into(),
+        category: "*".into(),
+        at: NOW,
+        state: "given".into(),
+        actor: "shop".into(),
+        source: "api".into(),
+        address: None,
+        proof: Some("form `footer`".into()),
+        position: "members/0/7".into(),
+    });
+    let export = house.get("/v1/members/anna/export").await;
+    assert_eq!(export.status, 200, "{}", export.body);
+    let told = |pointer: &str| export.body.pointer(pointer).cloned().unwrap_or_default();
+    assert_eq!(told("/member/addresses/email/0/address"), "anna@example.org");
+    assert_eq!(told("/member/attributes"), json!({"tier": "gold"}));
+    assert_eq!(told("/consents/0/proof"), "form `footer`");
+    assert_eq!(told("/suppressions/0/reason"), "550");
+    assert_eq!(told("/notifications/0/id"), notification.to_string());
+    assert_eq!(told("/notifications/0/story").as_array().unwrap().len(), 1, "another project's line is not theirs");
+    let expected = json!([
+        {"kind": "claim", "id": notification.to_string(), "at": NOW.to_string(), "says": {"outcome": "routed"}},
+        {"kind": "seen", "id": "email", "at": NOW.to_string(), "says": {"last_open": 1}},
+    ]);
+    assert_eq!(told("/kept"), expected);
+    let foreign = house.call(Method::GET, "/v1/members/anna/export", "other", &[], "").await;
+    foreign.problem(404, "id");
+    command(&house, &["members", "export", "anna"]).await.unwrap();
+
+    let erased = house.call(Method::POST, "/v1/members/anna/erase", "members", &[], "").await;
+    assert_eq!((erased.status.as_u16(), erased.body), (204, json!("")));
+    command(&house, &["members", "erase", "anna"]).await.unwrap();
+    let commands: Vec<MemberCommand> = house.log.decoded(Topic::Members);
+    let told: Vec<_> = commands.iter().map(|c| (c.action, c.actor.as_str(), c.patch.is_some())).collect();
+    let erase = |actor| (MemberAction::Erase, actor, false);
+    assert_eq!(told[1..], [erase("members"), erase("all")]);
+    house.log.applying.store(false, SeqCst);
+    let late = house.post("/v1/members/anna/erase", &Value::Null).await;
+    assert_eq!((late.status.as_u16(), &late.body["applied"]), (202, &json!(false)));
+}
+
+#[tokio::test]
 async fn a_change_that_nobody_applies_is_told_as_pending() {
     let house = House::new().await;
     house.put("/v1/members/anna", &json!({"locale": "en"})).await;

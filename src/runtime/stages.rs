@@ -7,9 +7,11 @@ use bellwether_processors::{
     Processor,
     dead_letters::{DeadLetters, Kept},
     definitions::Projects,
+    erasure::Marks,
     flow::Flow,
     members::Members,
     processor::Refusal,
+    retention::Retention,
     route::Route,
     schedule::{Plan, Schedule},
     track::{Track, Tracked},
@@ -111,6 +113,8 @@ impl Stage for FlowStage {
 pub struct MembersStage {
     /// Today's definitions.
     pub projects: watch::Receiver<Projects>,
+    /// Names the marks of erased members.
+    pub marks: Option<Arc<dyn Marks>>,
 }
 
 #[async_trait]
@@ -120,7 +124,7 @@ impl Stage for MembersStage {
         vec![Topic::Members]
     }
     fn processor(&self) -> Members {
-        Members { projects: self.projects.borrow().clone() }
+        Members { projects: self.projects.borrow().clone(), marks: self.marks.clone() }
     }
     async fn decode(&self, r: &LogRecord, _: Timestamp) -> Result<MemberCommand, Undecoded> {
         record(&r.payload)
@@ -132,6 +136,8 @@ impl Stage for MembersStage {
 pub struct RouteStage {
     /// Today's definitions.
     pub projects: watch::Receiver<Projects>,
+    /// How long claims are kept.
+    pub retention: Retention,
 }
 
 #[async_trait]
@@ -141,7 +147,7 @@ impl Stage for RouteStage {
         Lane::ALL.map(Topic::Notifications).to_vec()
     }
     fn processor(&self) -> Route {
-        Route { projects: self.projects.borrow().clone() }
+        Route { projects: self.projects.borrow().clone(), retention: self.retention }
     }
     async fn decode(&self, r: &LogRecord, _: Timestamp) -> Result<Notification, Undecoded> {
         record(&r.payload)
@@ -153,6 +159,8 @@ impl Stage for RouteStage {
 pub struct TrackStage {
     /// Today's definitions.
     pub projects: watch::Receiver<Projects>,
+    /// How long stories are kept.
+    pub retention: Retention,
 }
 
 #[async_trait]
@@ -162,7 +170,7 @@ impl Stage for TrackStage {
         vec![Topic::Receipts, Topic::Decisions]
     }
     fn processor(&self) -> Track {
-        Track { projects: self.projects.borrow().clone() }
+        Track { projects: self.projects.borrow().clone(), retention: self.retention }
     }
     async fn decode(&self, r: &LogRecord, _: Timestamp) -> Result<Tracked, Undecoded> {
         match r.position.topic {
@@ -196,7 +204,10 @@ impl Stage for ScheduleStage {
 
 /// `dead-letters` → store.
 #[derive(Debug)]
-pub struct DeadLettersStage;
+pub struct DeadLettersStage {
+    /// How long dead letters are kept.
+    pub retention: Retention,
+}
 
 #[async_trait]
 impl Stage for DeadLettersStage {
@@ -205,7 +216,7 @@ impl Stage for DeadLettersStage {
         vec![Topic::DeadLetters]
     }
     fn processor(&self) -> DeadLetters {
-        DeadLetters
+        DeadLetters { retention: self.retention }
     }
     async fn decode(&self, r: &LogRecord, _: Timestamp) -> Result<Kept, Undecoded> {
         Ok(Kept { letter: record(&r.payload)?, encoded: r.payload.to_vec() })

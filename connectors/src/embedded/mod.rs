@@ -10,7 +10,7 @@ use crate::{
     log::{LogError, embedded::EmbeddedLog},
     store::{StoreError, embedded::EmbeddedStore},
 };
-use bellwether_schemas::{Timestamp, rows::BadRow};
+use bellwether_schemas::{Timestamp, rows::BadRow, topics::RETENTION_DAYS};
 use commit::Committer;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,8 @@ pub struct EmbeddedOptions {
     pub max_record_bytes: usize,
     /// Milliseconds between two runs of [`EmbeddedLog::enforce_retention`] and [`EmbeddedStore::expire`], for whoever calls them.
     pub retention_interval_ms: u64,
+    /// Days that the log keeps its records, dead letters apart.
+    pub retention_days: u32,
     /// The clock of append times and of TTLs.
     #[serde(skip)]
     pub clock: Clock,
@@ -78,6 +80,7 @@ impl Default for EmbeddedOptions {
             session_timeout_ms: 30_000,
             max_record_bytes: 1 << 20,
             retention_interval_ms: 60_000,
+            retention_days: RETENTION_DAYS,
             clock: Clock::default(),
         }
     }
@@ -88,6 +91,12 @@ impl EmbeddedOptions {
     #[must_use]
     pub const fn session_timeout(&self) -> Duration {
         Duration::from_millis(self.session_timeout_ms)
+    }
+
+    /// [`Self::retention_days`] as a duration.
+    #[must_use]
+    pub const fn retention(&self) -> Duration {
+        Duration::from_secs(86_400).saturating_mul(self.retention_days)
     }
 }
 

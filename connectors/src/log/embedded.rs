@@ -74,7 +74,7 @@ impl EmbeddedLog {
         for (topic, partitions) in self.topics.counts() {
             for partition in 0..partitions {
                 let at = TopicPartition { topic, partition };
-                deleted += match topic.retention() {
+                deleted += match topic.retention(self.engine.options.retention()) {
                     Retention::Delete(age) => self.delete_older(at, age, now).await?,
                     Retention::Compact => self.compact(at).await?,
                 };

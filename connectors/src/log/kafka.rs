@@ -186,7 +186,7 @@ impl KafkaLog {
     async fn create(&self, topics: &[Topic], partitions: u32) -> Result<(), LogError> {
         let admin: AdminClient<LogLines> =
             self.config.admin()?.create_with_context(LogLines).map_err(|e| error::from_kafka(&e, "admin"))?;
-        let settings: Vec<_> = topics.iter().map(|topic| settings(*topic, self.config.replication)).collect();
+        let settings: Vec<_> = topics.iter().map(|topic| settings(*topic, &self.config)).collect();
         let mut new = Vec::with_capacity(topics.len());
         for (topic, settings) in topics.iter().zip(&settings) {
             let count = i32::try_from(topic.partitions(partitions))
@@ -288,10 +288,10 @@ impl Log for KafkaLog {
 }
 
 /// Settings of a new topic.
-fn settings(topic: Topic, replication: u16) -> Vec<(&'static str, String)> {
+fn settings(topic: Topic, config: &KafkaConfig) -> Vec<(&'static str, String)> {
     // With all in-sync copies acknowledging, but at least one less than all, a record survives the loss of any one broker.
-    let mut settings = vec![("min.insync.replicas", replication.saturating_sub(1).max(1).to_string())];
-    match topic.retention() {
+    let mut settings = vec![("min.insync.replicas", config.replication.saturating_sub(1).max(1).to_string())];
+    match topic.retention(config.retention()) {
         Retention::Compact => settings.push(("cleanup.policy", "compact".into())),
         Retention::Delete(after) => {
             settings.push(("cleanup.policy", "delete".into()));

@@ -100,7 +100,7 @@ impl World {
         let mut store = Store::default();
         store.write(&[member(channels).into_row("shop", "m").put_fenced(1)], NOON);
         Self {
-            route: Route { projects: Projects::from_iter([project]) },
+            route: Route { projects: Projects::from_iter([project]), ..Route::default() },
             store,
             now: NOON,
             offset: 0,

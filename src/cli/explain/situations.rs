@@ -218,7 +218,7 @@ fn facts(situation: &Situation) -> Facts {
 /// All that is decided: by the flow, by the router, and again by the router whenever it was to be later.
 fn decisions(situation: &Situation) -> Vec<Decision> {
     let projects = Projects::from_iter([compiled(&situation.project)]);
-    let (flow, route) = (Flow { projects: projects.clone() }, Route { projects });
+    let (flow, route) = (Flow { projects: projects.clone() }, Route { projects, ..Route::default() });
     let event = Event {
         project: "shop".into(),
         id: "1".into(),

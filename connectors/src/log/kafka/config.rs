@@ -3,6 +3,7 @@
 
 use super::super::LogError;
 use crate::secret::{Resolve as _, Secret};
+use bellwether_schemas::topics::RETENTION_DAYS;
 use rdkafka::ClientConfig;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ pub struct KafkaConfig {
     /// Copies of each partition that `create_topics` asks for. Three survive the loss of a broker without a pause.
     #[serde(default = "default_replication")]
     pub replication: u16,
+    /// Days that topics keep their records, dead letters apart; set when `topics create` makes them, and not changed afterwards.
+    #[serde(default = "default_retention_days")]
+    pub retention_days: u32,
     /// Milliseconds without a poll (or a heartbeat) after which a consumer is put out of its group. The broker bounds it by
     /// `group.min.session.timeout.ms` (6,000) and `group.max.session.timeout.ms`.
     #[serde(default = "default_session_timeout_ms")]
@@ -91,6 +95,10 @@ const fn default_replication() -> u16 {
     1
 }
 
+const fn default_retention_days() -> u32 {
+    RETENTION_DAYS
+}
+
 const fn default_session_timeout_ms() -> u32 {
     30_000
 }
@@ -143,11 +151,18 @@ impl KafkaConfig {
             brokers,
             topic_prefix: String::new(),
             replication: default_replication(),
+            retention_days: default_retention_days(),
             session_timeout_ms: default_session_timeout_ms(),
             tls: None,
             sasl: None,
             options: BTreeMap::new(),
         }
+    }
+
+    /// See [`KafkaConfig::retention_days`].
+    #[must_use]
+    pub const fn retention(&self) -> Duration {
+        Duration::from_secs(86_400).saturating_mul(self.retention_days)
     }
 
     /// See [`KafkaConfig::session_timeout_ms`].

@@ -63,6 +63,7 @@ const ALL: &[Migration] = &[
     Migration { name: "0002_addresses.cql", text: include_str!("../../../../infra/cql/0002_addresses.cql") },
     Migration { name: "0003_suppressions.cql", text: include_str!("../../../../infra/cql/0003_suppressions.cql") },
     Migration { name: "0004_consents.cql", text: include_str!("../../../../infra/cql/0004_consents.cql") },
+    Migration { name: "0005_erased.cql", text: include_str!("../../../../infra/cql/0005_erased.cql") },
 ];
 
 impl Migration {
