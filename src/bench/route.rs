@@ -15,6 +15,7 @@ use bellwether_connectors::log::Append;
 use bellwether_processors::{
     Processor,
     definitions::{Compiled, Projects, ProviderCheck},
+    retention::Retention,
     route::Route,
 };
 use bellwether_schemas::{
@@ -60,7 +61,7 @@ fn variants() -> [Variant; 4] {
 pub async fn run(asked: &Asked) -> anyhow::Result<Vec<Figure>> {
     let ground = Ground::open(&asked.options).await?;
     let (tell, projects) = watch::channel(Projects::default());
-    let mut worker = Worker::join(RouteStage { projects }, context(&ground)).await?;
+    let mut worker = Worker::join(RouteStage { projects, retention: Retention::default() }, context(&ground)).await?;
     let mut figures = vec![fill(&ground, asked.members).await?];
     let messages = asked.options.messages;
     let [plain, ..] = &variants();
