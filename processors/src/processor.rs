@@ -118,7 +118,8 @@ impl Facts {
 
     /// The same rows as they are stored, with their fences.
     pub fn cells(&self, read: &Read) -> impl Iterator<Item = &Cells> {
-        let within = |key: &[Value]| match &read.span {
+        let span = &read.span;
+        let within = move |key: &[Value]| match span {
             Span::All => true,
             Span::One(whole) => key == whole.as_slice(),
             Span::Prefix(prefix) => key.starts_with(prefix),
