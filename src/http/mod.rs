@@ -13,6 +13,8 @@ pub mod consents;
 pub mod dead_letters;
 pub mod definitions;
 pub mod events;
+#[cfg(test)]
+mod examples;
 mod extract;
 pub mod idempotency;
 pub mod imports;
@@ -27,8 +29,6 @@ pub mod profile;
 pub mod rows;
 pub mod stats;
 pub mod suppressions;
-#[cfg(test)]
-mod examples;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]
