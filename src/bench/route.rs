@@ -127,7 +127,8 @@ fn profile(n: u64, now: Timestamp) -> Write {
     Profile { addresses, ..Profile::default() }.into_row(PROJECT, &format!("m{n}")).put_fenced(1)
 }
 
-/// Puts notifications on the log, to members in turn, [`EACH`] to each where there are so many members.
+/// Puts notifications on the log, to members in turn, [`EACH`] to each where there are so many members. Of few messages a batch has several to
+/// one member, whose writes are one.
 async fn put(ground: &Ground, variant: &str, messages: u64, members: u64) -> anyhow::Result<()> {
     let (members, now) = (members.min(messages / EACH).max(1), Clock::system().now());
     for first in (0..messages).step_by(1_000) {

@@ -79,6 +79,8 @@ pub struct LetterFilter {
 
 /// A page of dead letters.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"dead_letters": [{"id": "2026-03-01.6f2f3ad9-50c1-5b62-8ee5-3b8f10fa4a07", "at": "2026-03-01T12:00:00Z",
+    "reason": "invalid", "detail": "subject: is missing; send the client_user_id"}], "next": null}))]
 pub struct LetterPage {
     /// The latest day first; within a day by id.
     pub dead_letters: Vec<LetterSummary>,
@@ -106,6 +108,9 @@ pub struct LetterSummary {
 
 /// A dead letter, whole.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"id": "2026-03-01.6f2f3ad9-50c1-5b62-8ee5-3b8f10fa4a07", "at": "2026-03-01T12:00:00Z",
+    "reason": "invalid", "detail": "subject: is missing; send the client_user_id",
+    "project": "shop", "processor": "flow", "topic": "events", "partition": 3, "offset": 1017, "key": "shop/anna", "payload": "{}", "payload_base64": "e30="}))]
 pub struct Letter {
     /// What the list says.
     #[serde(flatten)]

@@ -8,17 +8,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// JSON bodies without an example. The list only grows shorter: who adds a body writes its example.
-const WITHOUT: [&str; 9] = [
-    "get /openapi.json 200",
-    "get /readyz 200",
-    "get /v1/channels/whatsapp/templates 200",
-    "get /v1/dead-letters 200",
-    "get /v1/dead-letters/{id} 200",
-    "get /v1/imports/{id} 200",
-    "get /v1/imports/{id}/rejects 200",
-    "get /v1/web-push/key 200",
-    "post /v1/web-push/subscriptions request",
-];
+const WITHOUT: [&str; 1] = ["get /openapi.json 200"];
+
+/// Requests that cannot be answered well here, and why.
+const NOT_SENT: [(&str, &str); 1] = [("/v1/web-push/subscriptions", "its token is a link that only its member has")];
 
 /// A JSON body of an operation.
 struct Body<'a> {
@@ -93,6 +86,9 @@ async fn what_an_example_asks_for_is_answered_as_promised() {
     requests.sort_by_key(|body| (body.path != "/v1/definitions", body.path != "/v1/members/{id}"));
     for body in requests {
         let Some(example) = example(&document, body.media) else { continue };
+        if NOT_SENT.iter().any(|(path, _)| *path == body.path) {
+            continue;
+        }
         let method = Method::from_bytes(body.method.to_uppercase().as_bytes()).unwrap();
         let headers = [("content-type", body.kind)];
         let answer = house.call(method, &filled(&body), "all", &headers, example.to_string()).await;

@@ -80,6 +80,8 @@ pub struct Reject {
 
 /// How far an import has come.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"import": "01956f0e-7a4c-7c3b-9d55-5b1f0c6f2a10", "started_at": "2026-03-01T12:00:00Z", "finished_at": null,
+    "read": 18, "accepted": 17, "rejected": 1}))]
 pub struct ImportProgress {
     /// Id of the import.
     pub import: Uuid,
@@ -97,6 +99,7 @@ pub struct ImportProgress {
 
 /// A page of rejected rows.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"rejects": [{"line": 17, "field": "email", "detail": "is not an e-mail address: …", "raw": "x17,nobody,…"}], "next": null}))]
 pub struct RejectPage {
     /// In the order of the file.
     pub rejects: Vec<Reject>,

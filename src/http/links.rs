@@ -125,6 +125,7 @@ pub struct OfProject {
 
 /// What browsers subscribe with.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"key": "BEl62iUYgUivxIkv69yViEuiBIa-Ib9-SkvMeAtA3LFgDzkrxZJjSgSnfckjBJuBkr3qBUYIHBQFLXYp5Nksh8U"}))]
 pub struct PublicKey {
     /// VAPID public key in base64url (`applicationServerKey`).
     pub key: String,
@@ -152,7 +153,12 @@ pub async fn key(State(shared): State<Arc<Shared>>, Params(asked): Params<OfProj
 /// worker sends the subscription that was replaced, whose secret nobody else has, and needs no token.
 #[utoipa::path(
     post, path = "/v1/web-push/subscriptions", tag = "web push",
-    request_body(content = Object, description = "`project`, and the browser's `subscription` (`PushSubscription.toJSON()`); to renew, also the one that it `replaces`"),
+    request_body(content = Object, description = "`project`, and the browser's `subscription` (`PushSubscription.toJSON()`); to renew, also the one that it `replaces`",
+        example = json!({"project": "shop", "subscription": {
+            "endpoint": "https://push.example.org/send/7", "keys": {
+                "p256dh": "BEl62iUYgUivxIkv69yViEuiBIa-Ib9-SkvMeAtA3LFgDzkrxZJjSgSnfckjBJuBkr3qBUYIHBQFLXYp5Nksh8U", "auth": "BTBZMqHH6r4Tts7J_aSIgg"
+            }
+        }})),
     params(("Authorization" = Option<String>, Header, description = "`Bearer TOKEN`, from `POST /v1/members/{id}/links`; not to renew")),
     responses(
         (status = 204, description = "The subscription is on the log"),

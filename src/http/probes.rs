@@ -26,6 +26,7 @@ pub struct Check {
 
 /// Whether traffic may come.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"ready": true, "checks": [{"name": "log", "ok": true, "detail": "answers"}]}))]
 pub struct Ready {
     /// All checks passed.
     pub ready: bool,

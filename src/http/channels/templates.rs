@@ -14,6 +14,8 @@ use utoipa::ToSchema;
 
 /// The templates of every WhatsApp provider of a project.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"accounts": [{"provider": "whatsapp-main", "templates": [{"name": "order_placed", "language": "es_AR", "status": "APPROVED",
+    "category": "UTILITY", "body": "Your order {{1}} is on its way.", "parameters": 1, "named": false, "buttons": []}]}]}))]
 pub struct Accounts {
     /// One a provider, by name.
     pub accounts: Vec<Account>,
