@@ -173,7 +173,7 @@ async fn nothing_of_an_erased_member_is_left_but_the_suppression() {
     assert_eq!(marked_tables(&house).await, everywhere);
     let export = house.get(PROJECT, &path("/export")).await;
     for pointer in
-        ["/member/attributes/motto", "/consents/0/proof", "/suppressions/0/address", "/notifications/0/story"]
+        ["/member/attributes/motto", "/consents/1/proof", "/suppressions/0/address", "/notifications/0/story"]
     {
         assert!(export.pointer(pointer).is_some(), "{pointer}: {export:#}");
     }

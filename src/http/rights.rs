@@ -34,6 +34,13 @@ use uuid::Uuid;
 
 /// All that is kept of a member.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "anna", "at": "2026-03-01T12:00:00Z", "member": {"id": "anna", "addresses": {}, "channels": [], "opt_ins": {"email": {"newsletter": true}},
+        "attributes": {}, "created_at": "2026-01-01T12:00:00Z", "updated_at": "2026-02-01T12:00:00Z"},
+    "consents": [{"at": "2026-02-01T12:00:00Z", "channel": "email", "category": "newsletter", "state": "given", "actor": "shop",
+        "source": "api", "proof": "form `footer`"}],
+    "suppressions": [], "notifications": [], "kept": [{"kind": "sent", "id": "bulk", "at": "2026-02-01T12:00:00Z", "says": []}],
+}))]
 pub struct Export {
     /// `client_user_id`.
     pub id: String,
