@@ -195,7 +195,7 @@ fn member(n: usize) -> (String, Option<String>, Option<String>) {
 }
 
 fn zone(n: usize) -> Option<&'static str> {
-    (n % 13 != 0).then(|| ZONES[n % ZONES.len()])
+    (!n.is_multiple_of(13)).then(|| ZONES[n % ZONES.len()])
 }
 
 fn csv() -> Vec<u8> {
@@ -342,7 +342,7 @@ impl Month {
     async fn delete(&mut self) {
         let alive: Vec<usize> = (0..MEMBERS).filter(|n| !self.erased.contains_key(n)).collect();
         // One in two is busy, so that there is something on its way to them.
-        let among = if self.erased.len() % 2 == 0 { BUSY / 2 } else { alive.len() };
+        let among = if self.erased.len().is_multiple_of(2) { BUSY / 2 } else { alive.len() };
         let n = alive[self.random.random_range(0..among)];
         let ledger = self.ledger(n).await;
         let (status, answer) = self.call(Method::DELETE, &format!("/v1/members/m{n}"), Value::Null).await;
