@@ -1,4 +1,4 @@
-//! `bellwether members get|put|delete|consents|export|erase|import`: members one by one, and a whole file streamed with its progress.
+//! `bellwether members get|find|put|delete|consents|export|erase|import`: members one by one, and a whole file streamed with its progress.
 
 use super::{
     Connection,
@@ -10,6 +10,7 @@ use crate::http::{
     imports::{IMPORT_ID, ImportReport},
     members::Member,
     rights::Export,
+    search::Found,
 };
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -42,6 +43,14 @@ pub enum Action {
     Get {
         /// client_user_id
         id: String,
+    },
+    /// Finds members by an address.
+    Find {
+        /// An e-mail address, a phone number or what else a channel knows a member by.
+        address: String,
+        /// Of this channel alone.
+        #[arg(long)]
+        channel: Option<String>,
     },
     /// Creates or changes a member: what is absent stays, what is null goes.
     Put {
@@ -114,6 +123,12 @@ impl Members {
             Action::Get { id } => {
                 let member: Member = client.get(&path(&id), &[]).await?;
                 print_json(&member)
+            }
+            Action::Find { address, channel } => {
+                let mut query = vec![("address", address.as_str())];
+                query.extend(channel.as_deref().map(|channel| ("channel", channel)));
+                let found: Found = client.get("/v1/members", &query).await?;
+                print_json(&found)
             }
             Action::Put { id, fields } => {
                 let fields = fields_from(fields)?;

@@ -3,7 +3,7 @@
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`], [`links`], [`consents`] and [`rights`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`],
+//! [`profile`], [`search`], [`links`], [`consents`] and [`rights`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`],
 //! [`preview`], [`channels`], [`webhooks`], [`tracking`], [`probes`];
 //! [`openapi`] describes them all.
 
@@ -28,6 +28,7 @@ pub mod problem;
 pub mod profile;
 pub mod rights;
 pub mod rows;
+pub mod search;
 pub mod stats;
 pub mod suppressions;
 #[cfg(test)]
@@ -209,6 +210,7 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
 /// Every route of the API, with the methods it answers. `/openapi.json` documents the same; a test compares the two.
 pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/events", &["post"]),
+    ("/v1/members", &["get"]),
     ("/v1/members/{id}", &["get", "put", "delete"]),
     ("/v1/members/import", &["post"]),
     ("/v1/imports/{id}", &["get"]),
@@ -258,6 +260,7 @@ pub fn router(api: Arc<Api>) -> Router {
     });
     let answered_once = Router::new()
         .route("/v1/events", post(events::accept))
+        .route("/v1/members", get(search::find))
         .route("/v1/members/{id}", get(members::read).put(members::upsert).delete(members::remove))
         .route("/v1/members/{id}/links", post(links::create))
         .route("/v1/members/{id}/consents", get(consents::list).post(consents::add))

@@ -377,7 +377,8 @@ pub(super) fn channel(name: &str) -> Result<Channel, FieldError> {
     name.parse().map_err(bad)
 }
 
-fn normal(channel: Channel, address: &str, region: Option<&str>) -> Result<String, FieldError> {
+/// The address that a request names, in its channel's normal form.
+pub(super) fn normal(channel: Channel, address: &str, region: Option<&str>) -> Result<String, FieldError> {
     profile::address(channel, address, region).map_err(|error| FieldError { field: "address".into(), ..error })
 }
 

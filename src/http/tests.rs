@@ -536,6 +536,42 @@ async fn a_suppression_is_put_shown_and_lifted_for_whoever_has_the_address() {
 }
 
 #[tokio::test]
+async fn members_are_found_by_any_address_of_theirs() {
+    let house = House::new().await;
+    let phone = "+4915112345678";
+    for (member, channel, address) in [
+        ("anna", Channel::Email, "anna@example.org"),
+        ("anna", Channel::Sms, phone),
+        ("bert", Channel::Whatsapp, phone),
+        ("carl", Channel::Email, "carl@example.org"),
+    ] {
+        house.store.put(has(member, channel, address));
+    }
+    let at = |channel, address: &str| (channel, vec![Address::active(address.into(), NOW)]);
+    let anna = [at(Channel::Email, "anna@example.org"), at(Channel::Sms, phone)].into();
+    for (member, addresses) in [("anna", anna), ("bert", [at(Channel::Whatsapp, phone)].into())] {
+        house.store.put(Profile { addresses, ..Profile::default() }.into_row("shop", member));
+    }
+    // The query → who it finds. Of Carl the index knows an address that the profile has no more.
+    for (query, found) in [
+        ("address=anna@EXAMPLE.org", &["anna"][..]),
+        ("address=%2B49%20151%2012345678", &["anna", "bert"]),
+        ("address=%2B4915112345678&channel=whatsapp", &["bert"]),
+        ("address=carl@example.org", &[]),
+        ("address=nobody@example.org", &[]),
+        ("address=%20", &[]),
+    ] {
+        let answer = house.get(&format!("/v1/members?{query}")).await;
+        let members = answer.body["members"].as_array().unwrap_or_else(|| panic!("{query}: {}", answer.body));
+        let ids: Vec<_> = members.iter().map(|member| member["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, found, "{query}");
+    }
+    house.get("/v1/members").await.problem(422, "address");
+    house.get("/v1/members?address=1&channel=fax").await.problem(422, "channel");
+    house.get("/v1/members?address=nobody&channel=email").await.problem(422, "address");
+}
+
+#[tokio::test]
 async fn a_bad_suppression_is_refused_by_field_and_leaves_nothing() {
     let house = House::new().await;
     let good = json!({"reason": "r"});
