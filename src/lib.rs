@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`config`], [`backends`], [`erasure`] (the key of its marks), [`serve`] (a process and its roles), [`runtime`] (the loops a record passes through), [`tracking`] (a project's links), [`http`] (the API),
 //! [`inbound`] (what members do) and [`updates`] (where it is asked for), [`definitions`] (a folder of YAML), [`approvals`] (what Meta says of it), [`cli`] (clients of the API),
-//! [`check`], [`metrics`] and [`telemetry`]; [`receivers`] stand for the outside in [`demo`], [`mod@bench`] and
+//! [`mask`] (addresses as they may be shown), [`check`], [`metrics`] and [`telemetry`]; [`receivers`] stand for the outside in [`demo`], [`mod@bench`] and
 //! the tests.
 
 pub mod api;
@@ -19,6 +19,7 @@ pub mod erasure;
 pub mod http;
 pub mod inbound;
 pub mod mail;
+pub mod mask;
 pub mod metrics;
 pub mod receivers;
 pub mod runtime;

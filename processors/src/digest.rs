@@ -3,6 +3,7 @@
 
 use crate::{
     definitions::Compiled,
+    kept,
     processor::{Facts, Refusal},
     route::Choice,
 };
@@ -174,15 +175,7 @@ impl Gathered {
     }
 
     fn into_write(self, n: &Notification, position: Position, now: Timestamp) -> Result<Write, Refusal> {
-        let text = serde_json::to_string(&self).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
-        let row = MemberRow {
-            updated_at: Some(now),
-            decision: Some(text),
-            ..MemberRow::empty(&n.project, &n.member, DIGEST, &row_id(n))
-        };
-        let mut cells = row.into_cells();
-        cells.ttl = Some(self.due.since(now) + RETENTION);
-        cells.fence = Some(position.offset + 1);
-        Ok(Write::Put(cells))
+        let row = MemberRow::empty(&n.project, &n.member, DIGEST, &row_id(n));
+        kept::put(row, &self, now, self.due.since(now) + RETENTION, position.offset + 1)
     }
 }

@@ -2,13 +2,14 @@
 //! not. Route asks before it chooses again; track asks when a failure comes in. Whether there is a next channel is route's matter.
 
 use crate::{
+    kept,
     processor::{Facts, Refusal},
     route::{Choice, DEDUPE_WINDOW},
 };
 use bellwether_schemas::{
     NotificationId, Position, Timestamp,
     records::{ErrorKind, Notification, Outcome, Reason, Receipt, ReceiptKind},
-    rows::{BadRow, Read, Row, Write},
+    rows::{BadRow, Read, Write},
     tables::{FALLBACK, MemberRow, StoryRow},
 };
 use std::time::Duration;
@@ -33,16 +34,8 @@ pub fn again(n: &Notification, choice: &Choice) -> Notification {
 
 /// Keeps what the next channel is given where track finds it, for as long as the channel before it has: then it comes by itself.
 pub(crate) fn keep(next: &Notification, now: Timestamp, due: Timestamp, position: Position) -> Result<Write, Refusal> {
-    let text = serde_json::to_string(next).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
-    let row = MemberRow {
-        updated_at: Some(now),
-        decision: Some(text),
-        ..MemberRow::empty(&next.project, &next.member, FALLBACK, &next.id.to_string())
-    };
-    let mut cells = row.into_cells();
-    cells.ttl = Some(due.since(now).max(Duration::from_secs(1)));
-    cells.fence = Some(position.offset + 1);
-    Ok(Write::Put(cells))
+    let row = MemberRow::empty(&next.project, &next.member, FALLBACK, &next.id.to_string());
+    kept::put(row, next, now, due.since(now).max(Duration::from_secs(1)), position.offset + 1)
 }
 
 /// What a receipt may set going: asked of those alone that say that a channel failed for good.

@@ -16,6 +16,7 @@ pub mod erasure;
 pub mod fallback;
 pub mod flow;
 pub mod hours;
+mod kept;
 pub mod ledger;
 pub mod members;
 pub mod processor;

@@ -9,6 +9,7 @@ use crate::{
     digest::{self, Part, Told},
     fallback::{self, Before},
     hours::{self, Obstacle},
+    kept,
     members::QUARANTINE_AFTER,
     processor::{Facts, Incoming, Output, Processor, Refusal},
     retention::Retention,
@@ -20,7 +21,7 @@ use bellwether_schemas::{
     ids::EntryId,
     member::{Address, AddressState, ByCategory, Profile},
     records::{Decision, Delivery, Event, Notification, Outcome, Reason, Record, Verdict},
-    rows::{Read, Row, Write},
+    rows::{Read, Write},
     tables::{CLAIM, MemberRow, PROFILE, SENT},
 };
 use jiff::tz::TimeZone;
@@ -93,7 +94,7 @@ impl Processor for Route {
         if !n.tried.is_empty() {
             reads.push(fallback::story(n.id));
         }
-        if self.projects.get(&n.project).is_some_and(|project| digest::concerns(n, project)) {
+        if digest::concerns(n, project) {
             reads.push(digest::gathered(n));
         }
         reads
@@ -238,16 +239,9 @@ fn entered(
 ) -> Result<Write, Refusal> {
     let category = project.terms(n).category.clone();
     history.enter(Sent { id: n.id, at: now, channel, category }, now);
-    let text = serde_json::to_string(&history).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
-    let row = MemberRow {
-        updated_at: Some(now),
-        decision: Some(text),
-        ..MemberRow::empty(&n.project, &n.member, SENT, n.lane.name())
-    };
-    let mut cells = row.into_cells();
-    cells.ttl = Some(Duration::from_secs(u64::from(caps::LONGEST_HOURS) * 3_600));
-    cells.fence = Some(position.offset + 1);
-    Ok(Write::Put(cells))
+    let row = MemberRow::empty(&n.project, &n.member, SENT, n.lane.name());
+    let longest = Duration::from_secs(u64::from(caps::LONGEST_HOURS) * 3_600);
+    kept::put(row, &history, now, longest, position.offset + 1)
 }
 
 fn of_member(n: &Notification, kind: &str, id: &str) -> Read {
@@ -551,19 +545,11 @@ fn claimed(
     choice: &Choice,
     here: &str,
     position: Position,
-    kept: Duration,
+    retention: Duration,
 ) -> Result<Write, Refusal> {
-    let decision = serde_json::to_string(choice).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
-    let row = MemberRow {
-        updated_at: Some(choice.at),
-        position: Some(here.to_owned()),
-        decision: Some(decision),
-        ..MemberRow::empty(&n.project, &n.member, CLAIM, &claim_id(n))
-    };
-    let mut cells = row.into_cells();
-    cells.ttl = Some(kept);
-    cells.fence = Some(position.offset + 1);
-    Ok(Write::Put(cells))
+    let row = MemberRow::empty(&n.project, &n.member, CLAIM, &claim_id(n));
+    let row = MemberRow { position: Some(here.to_owned()), ..row };
+    kept::put(row, choice, choice.at, retention, position.offset + 1)
 }
 
 fn delivery(n: &Notification, profile: &Profile, channel: Channel, address: &str) -> Result<Delivery, Refusal> {

@@ -1,13 +1,13 @@
 //! Which of several channels is best for a member: a score of reach, engagement and cost, in whole numbers, so that every machine finds the same.
 //! [`Scoring::score`] is the decision; it knows no rule that forbids a channel.
 
-use crate::{members::QUARANTINE_WITHIN, processor::Refusal};
+use crate::{kept, members::QUARANTINE_WITHIN, processor::Refusal};
 use bellwether_schemas::{
     Channel, Timestamp,
     definitions::{Routing, Weights},
     member::Address,
     records::{Reason, ReceiptKind},
-    rows::{Read, Row, Write},
+    rows::{Read, Write},
     tables::{MemberRow, SEEN},
 };
 use serde::{Deserialize, Serialize};
@@ -205,16 +205,7 @@ impl Seen {
         fence: u64,
         now: Timestamp,
     ) -> Result<Write, Refusal> {
-        let text = serde_json::to_string(self).map_err(|e| Refusal::new(Reason::Invalid, e.to_string()))?;
-        let row = MemberRow {
-            updated_at: Some(now),
-            decision: Some(text),
-            ..MemberRow::empty(project, member, SEEN, channel.name())
-        };
-        let mut cells = row.into_cells();
-        cells.ttl = Some(LATELY);
-        cells.fence = Some(fence);
-        Ok(Write::Put(cells))
+        kept::put(MemberRow::empty(project, member, SEEN, channel.name()), self, now, LATELY, fence)
     }
 }
 

@@ -2,8 +2,11 @@
 
 mod templates;
 
-use super::{Connection, mask, print, print_json};
-use crate::http::channels::{Channels, TestAnswer, TestRequest, templates::Accounts};
+use super::{Connection, print, print_json};
+use crate::{
+    http::channels::{Channels, TestAnswer, TestRequest, templates::Accounts},
+    mask,
+};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 

@@ -1,8 +1,11 @@
 //! `bellwether explain`: the whole story of one notification, or of all that an event caused for a member, in order, for a person.
 //! One line an entry: when, what, channel, why; below a decision, a table of the channels that were looked at.
 
-use super::{Connection, mask, print, print_json};
-use crate::http::notifications::{Line, Stories, Story};
+use super::{Connection, print, print_json};
+use crate::{
+    http::notifications::{Line, Stories, Story},
+    mask,
+};
 use clap::Args;
 use serde_json::Value;
 use uuid::Uuid;

@@ -1,14 +1,13 @@
 //! Commands that are clients of the HTTP API: what they do anybody can do with curl. They open neither log nor store.
 //!
 //! Reading order: [`client`] (the connection), then one module a command: [`apply`], [`preview`], [`explain`], [`dead_letters`], [`members`],
-//! [`suppressions`], [`channels`]; [`mask`] hides addresses from whoever looks over the shoulder.
+//! [`suppressions`], [`channels`]. Addresses are hidden from whoever looks over the shoulder ([`mask`](crate::mask)).
 
 pub mod apply;
 pub mod channels;
 pub mod client;
 pub mod dead_letters;
 pub mod explain;
-pub mod mask;
 pub mod members;
 pub mod preview;
 pub mod suppressions;

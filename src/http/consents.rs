@@ -22,7 +22,7 @@ use bellwether_processors::consent::{self, State as Said};
 use bellwether_schemas::{
     member::{ByCategory, Patch},
     records::{MemberAction, MemberCommand, Record},
-    rows::{Read, Row, Span},
+    rows::{Read, Span},
     tables::ConsentRow,
 };
 use serde::{Deserialize, Serialize};
@@ -127,8 +127,7 @@ pub async fn list(
     }
     let span = query.cursor.as_deref().map_or(Ok(Span::All), behind)?;
     let read = Read { span, limit: Some(query.limit), ..ConsentRow::read_all(caller.project(), id) };
-    let cells = shared.api.store.read(&[read]).await?.into_iter().flatten();
-    let rows = cells.map(ConsentRow::from_cells).collect::<Result<Vec<_>, _>>()?;
+    let rows: Vec<ConsentRow> = shared.rows(read).await?;
     let next = rows.last().filter(|_| rows.len() >= query.limit).map(cursor);
     Ok(Json(ConsentPage { consents: rows.into_iter().map(Consent::of).collect(), next }))
 }
@@ -177,7 +176,7 @@ pub async fn add(
 impl Shared {
     /// The command to take in a statement.
     fn statement(&self, caller: &Caller, member: &str, statement: Statement) -> Result<MemberCommand, FieldError> {
-        let channel = suppressions::channel(&statement.channel)?;
+        let channel = profile::channel("channel", &statement.channel)?;
         let action = match statement.state.as_str() {
             state if state == Said::Given.name() => MemberAction::OptIn,
             state if state == Said::Refused.name() => MemberAction::OptOut,

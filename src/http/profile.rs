@@ -292,7 +292,7 @@ pub fn time_zone(text: &str) -> Result<String, FieldError> {
     })
 }
 
-fn channel(field: &str, name: &str) -> Result<Channel, FieldError> {
+pub(super) fn channel(field: &str, name: &str) -> Result<Channel, FieldError> {
     name.parse().map_err(|_| {
         let known = Channel::ALL.map(Channel::name).join(", ");
         FieldError::new(field, "is not a channel", format!("use one of {known}"))

@@ -151,7 +151,7 @@ pub async fn erase(
 
 impl Shared {
     /// The rows of one read.
-    async fn rows<R: Row>(&self, read: Read) -> Result<Vec<R>, Problem> {
+    pub(super) async fn rows<R: Row>(&self, read: Read) -> Result<Vec<R>, Problem> {
         let cells = self.api.store.read(&[read]).await?.into_iter().flatten();
         Ok(cells.map(R::from_cells).collect::<Result<_, _>>()?)
     }

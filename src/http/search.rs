@@ -6,7 +6,7 @@ use super::{
     extract::Params,
     members::Member,
     problem::{Problem, ProblemDocument},
-    suppressions,
+    profile, suppressions,
 };
 use crate::inbound;
 use axum::{Json, extract::State};
@@ -61,7 +61,7 @@ pub async fn find(
     let normal = |channel| suppressions::normal(channel, &text, region.as_deref());
     let places: Vec<(Channel, String)> = match query.channel.as_deref() {
         Some(name) => {
-            let channel = suppressions::channel(name)?;
+            let channel = profile::channel("channel", name)?;
             vec![(channel, normal(channel)?)]
         }
         // What is no address of a channel is nobody's there.

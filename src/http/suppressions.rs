@@ -24,7 +24,6 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bellwether_connectors::log::Append;
 use bellwether_schemas::{
     Channel, Timestamp, Topic,
-    channel::UnknownName,
     records::{MemberAction, MemberCommand, Record},
     rows::{Read, Row, Span, Write},
     tables::{AddressRow, SUPPRESSION_SHARDS, SuppressionRow},
@@ -132,7 +131,7 @@ pub async fn list(
         return Err(Problem::invalid("limit", "`limit` is not within 1 to 1000", "ask for several pages"));
     }
     let missing = || Problem::invalid("channel", "`channel` is missing", "name the channel whose list you want");
-    let channel = channel(query.channel.as_deref().ok_or_else(missing)?)?;
+    let channel = profile::channel("channel", query.channel.as_deref().ok_or_else(missing)?)?;
     let place = query.cursor.as_deref().map_or_else(|| Ok(Place::default()), Place::read)?;
     let (rows, next) = shared.page(caller.project(), channel, place, query.limit).await?;
     let suppressions = rows.into_iter().map(Suppression::of).collect::<Result<_, _>>()?;
@@ -268,7 +267,7 @@ pub async fn export(
         Some(_) => return Err(Problem::invalid("format", "`format` is neither csv nor ndjson", "use one of the two")),
     };
     let channels = match query.channel.as_deref() {
-        Some(name) => vec![channel(name)?],
+        Some(name) => vec![profile::channel("channel", name)?],
         None => Channel::ALL.to_vec(),
     };
     let mut export = Export { shared, project: caller.project().into(), channels, place: Place::default(), csv };
@@ -340,7 +339,7 @@ impl Batch for SuppressionBatch {
         };
         let mut needed =
             |name: &str| text(name)?.ok_or_else(|| FieldError::new(name, "is missing", "give channel and address"));
-        let channel = channel(&needed("channel")?)?;
+        let channel = profile::channel("channel", &needed("channel")?)?;
         let address = normal(channel, &needed("address")?, self.region.as_deref())?;
         let reason = words("reason", &text("reason")?.unwrap_or_default(), MAX_REASON)?;
         let source = match text("source")? {
@@ -372,11 +371,6 @@ impl Batch for SuppressionBatch {
     }
 }
 
-pub(super) fn channel(name: &str) -> Result<Channel, FieldError> {
-    let bad = |UnknownName { known, .. }| FieldError::new("channel", "is not a channel", format!("use one of {known}"));
-    name.parse().map_err(bad)
-}
-
 /// The address that a request names, in its channel's normal form.
 pub(super) fn normal(channel: Channel, address: &str, region: Option<&str>) -> Result<String, FieldError> {
     profile::address(channel, address, region).map_err(|error| FieldError { field: "address".into(), ..error })
@@ -406,7 +400,13 @@ fn row(
 impl Suppression {
     pub(super) fn of(row: SuppressionRow) -> Result<Self, FieldError> {
         let SuppressionRow { address, reason, source, since, .. } = row;
-        Ok(Self { channel: channel(&row.channel)?, address, reason, source, since: since.to_string() })
+        Ok(Self {
+            channel: profile::channel("channel", &row.channel)?,
+            address,
+            reason,
+            source,
+            since: since.to_string(),
+        })
     }
 
     /// As a line of CSV (RFC 4180), every field in quotes.
@@ -481,7 +481,7 @@ impl Export {
 impl Shared {
     /// Channel and address of a path, in normal form.
     fn address(&self, caller: &Caller, name: &str, text: &str) -> Result<(Channel, String), FieldError> {
-        let channel = channel(name)?;
+        let channel = profile::channel("channel", name)?;
         let region = self.default_region(caller.project());
         Ok((channel, normal(channel, text, region.as_deref())?))
     }
@@ -561,7 +561,7 @@ impl Shared {
                 actor: row.source.clone(),
                 action,
                 patch: None,
-                channel: Some(channel(&row.channel)?),
+                channel: Some(profile::channel("channel", &row.channel)?),
                 address: Some(row.address.clone()),
                 reason: (!row.reason.is_empty()).then(|| row.reason.clone()),
                 category: None,

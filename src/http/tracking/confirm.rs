@@ -2,8 +2,8 @@
 
 use super::{Tracked, answer, page, unreadable, visit::Visit};
 use crate::{
-    cli::mask,
     http::{Shared, extract::Segment},
+    mask,
 };
 use axum::{
     extract::State,
