@@ -214,9 +214,9 @@ fn private_key(text: &str) -> Option<EcKey<Private>> {
     let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok().filter(|bytes| bytes.len() == 32)?;
     let make = || -> Result<EcKey<Private>, ErrorStack> {
         let (group, number, mut context) = (encryption::group()?, BigNum::from_slice(&bytes)?, BigNumContext::new()?);
-        let mut point = EcPoint::new(&group)?;
-        point.mul_generator2(&group, &number, &mut context)?;
-        let key = EcKey::from_private_components(&group, &number, &point)?;
+        let mut point = EcPoint::new(group)?;
+        point.mul_generator2(group, &number, &mut context)?;
+        let key = EcKey::from_private_components(group, &number, &point)?;
         key.check_key()?;
         Ok(key)
     };
@@ -232,7 +232,7 @@ fn public_text(key: &EcKey<Private>) -> Result<String, ErrorStack> {
 /// # Errors
 /// OpenSSL has no randomness to give.
 pub fn generate_vapid() -> Result<(String, String), ErrorStack> {
-    let key = EcKey::generate(&*encryption::group()?)?;
+    let key = EcKey::generate(encryption::group()?)?;
     Ok((URL_SAFE_NO_PAD.encode(key.private_key().to_vec_padded(32)?), public_text(&key)?))
 }
 
