@@ -16,6 +16,7 @@ use crate::{
         stages::{DeadLettersStage, FlowStage, MembersStage, RouteStage, ScheduleStage, Stage, TrackStage},
         worker::{Context, Fatal, Worker},
     },
+    sweep::Sweep,
     updates::Updates,
 };
 use bellwether_connectors::{
@@ -189,7 +190,11 @@ impl Instance {
             }
         }
         instance.watch_lag();
-        instance.sweep();
+        let (sweep, stop) = (Sweep::new(&instance.backends, retention, Clock::system()), instance.stop.clone());
+        instance.spawn("sweep", async move {
+            sweep.run(&stop).await;
+            Ok(())
+        });
         Ok(instance)
     }
 
@@ -285,27 +290,6 @@ impl Instance {
             });
         }
         Ok(())
-    }
-
-    /// The embedded parts' housekeeping: retention of the log, expiry in the store.
-    fn sweep(&mut self) {
-        let (log, store) = (self.backends.embedded_log.clone(), self.backends.embedded_store.clone());
-        let (stop, clock) = (self.stop.clone(), Clock::system());
-        self.spawn("sweep", async move {
-            while stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(60))).await.is_some() {
-                if let Some(log) = &log
-                    && let Err(error) = log.enforce_retention(clock.now()).await
-                {
-                    tracing::warn!(%error, "retention not enforced");
-                }
-                if let Some(store) = &store
-                    && let Err(error) = store.expire(clock.now(), 10_000).await
-                {
-                    tracing::warn!(%error, "expired rows not swept");
-                }
-            }
-            Ok(())
-        });
     }
 
     /// Ends everything in order: no new work, what is begun is finished and committed.

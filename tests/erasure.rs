@@ -218,3 +218,50 @@ async fn nothing_of_an_erased_member_is_left_but_the_suppression() {
     assert_eq!(member["addresses"]["email"][0]["state"], "suppressed", "{member:#}");
     house.instance.stop().await.unwrap();
 }
+
+/// Files below a folder in which the mark stands, by name.
+fn marked_files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut marked = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            marked.extend(marked_files(&path));
+        } else if std::fs::read(&path).unwrap().windows(MARK.len()).any(|window| window == MARK.as_bytes()) {
+            marked.push(path);
+        }
+    }
+    marked
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_file_holds_what_was_erased_once_its_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (house, _mail) = start(folder.path()).await;
+    known(&house).await;
+    // The list of suppressions is to stay; without it nothing is.
+    let path = format!("/v1/suppressions/email/{ADDRESS}");
+    assert_eq!(house.call(PROJECT, Method::DELETE, &path, Value::Null).await.0, 204);
+    house.at_rest().await;
+    erase(&house).await;
+    let data = folder.path().join("data");
+    assert!(!marked_files(&data).is_empty(), "deleted is not gone");
+
+    let later = Clock::system().now().plus(ALL_IS_OVER);
+    let backends = &house.instance.backends;
+    let (log, store) = (backends.embedded_log.clone().unwrap(), backends.embedded_store.clone().unwrap());
+    log.enforce_retention(later).await.unwrap();
+    for _ in tables::all() {
+        store.expire(later, usize::MAX).await.unwrap();
+    }
+    assert_ne!(marked_files(&data), Vec::<std::path::PathBuf>::new(), "only scrubbing takes it out of the files");
+    store.scrub().await.unwrap();
+    assert_eq!(marked_files(&data), Vec::<std::path::PathBuf>::new());
+
+    // It is the same house, which works on, and opens again.
+    house.put_member(PROJECT, "ana", &json!({"email": "ana@example.com"})).await;
+    drop((log, store));
+    house.instance.stop().await.unwrap();
+    let (house, _mail) = start(folder.path()).await;
+    assert_eq!(house.get(PROJECT, "/v1/members/ana").await["email"], "ana@example.com");
+    house.instance.stop().await.unwrap();
+}

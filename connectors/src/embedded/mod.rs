@@ -2,6 +2,7 @@
 //! It moves keys and values only; what they mean is told in [`crate::log::embedded`] and [`crate::store::embedded`].
 
 mod commit;
+mod scrub;
 pub(crate) mod wire;
 
 pub(crate) use commit::{Changes, Job, Reply, Staged};
@@ -240,6 +241,12 @@ impl Engine {
     /// Writes these changes, all or none.
     pub(crate) async fn change(&self, changes: Changes) -> Result<(), EmbeddedError> {
         self.commit(|reply| changes.into_job(reply)).await
+    }
+
+    /// See [`scrub::scrub`].
+    pub(crate) async fn scrub(&self) -> Result<(), EmbeddedError> {
+        let database = self.database.clone();
+        self.blocking(move || scrub::scrub(&database)).await
     }
 
     /// Runs what may take longer than a reactor should be held.

@@ -88,6 +88,14 @@ impl EmbeddedStore {
         Ok(removed)
     }
 
+    /// Takes what was deleted or overwritten out of the files of the whole database, the log's included. It reads and writes all of it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn scrub(&self) -> Result<(), StoreError> {
+        Ok(self.engine.scrub().await?)
+    }
+
     fn prepare(&self, write: &Write, now: Timestamp) -> Result<Prepared, StoreError> {
         let (table, key) = write.target();
         let fence = match write {
