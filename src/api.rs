@@ -62,6 +62,8 @@ pub fn build(
         }),
         metrics: Arc::new(move || text.text().unwrap_or_else(|error| format!("# {error}\n"))),
         members_group: Members::NAME.into(),
+        // That it is a name was checked with the configuration.
+        client_ip_header: config.client_ip_header.as_deref().and_then(|name| name.parse().ok()),
         can_erase: erasure::is_possible(config),
         limits: Limits { dead_letters_kept: config.retention.rows().dead_letters, ..Limits::default() },
     }))

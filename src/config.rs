@@ -1,13 +1,14 @@
 //! Configuration of a process: one YAML file, every field with a default, checked as a whole before anything starts.
 
 use crate::{http::auth::ApiKeyConfig, mail::MailConfig};
+use axum::http::HeaderName;
 use bellwether_connectors::{
     embedded::EmbeddedOptions, events::RegistryConfig, log::kafka::KafkaConfig, secret::Secret,
     store::scylla::ScyllaConfig,
 };
 use bellwether_processors::retention::Retention;
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr as _, time::Duration};
 
 /// A process. Without a file: everything embedded in `./bellwether-data`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Address of the HTTP API.
     pub listen: SocketAddr,
+    /// Header in which the proxy before us says whose address a request comes from, like `x-forwarded-for`; of several addresses in it the last is
+    /// the proxy's own word. With it, the proof of what members say on our pages tells from where. Only for who has such a proxy: anybody can send a header.
+    pub client_ip_header: Option<String>,
     /// Partitions of every topic but `definitions`; fixed when the topics are created.
     pub partitions: u32,
     /// The log.
@@ -51,6 +55,7 @@ impl Default for Config {
         Self {
             data_dir: "bellwether-data".into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            client_ip_header: None,
             partitions: 8,
             log: LogConfig::default(),
             store: StoreConfig::default(),
@@ -189,6 +194,9 @@ impl Config {
         bounds("embedded.retention_days", self.embedded.retention_days as usize, 1, MOST_DAYS);
         if let LogConfig::Kafka(kafka) = &self.log {
             bounds("log.kafka.retention_days", kafka.retention_days as usize, 1, MOST_DAYS);
+        }
+        if self.client_ip_header.as_deref().is_some_and(|name| HeaderName::from_str(name).is_err()) {
+            problems.push("client_ip_header: no name of a header; say x-forwarded-for or what your proxy sets".into());
         }
         if self.mail.listen.is_some() && self.mail.domains.is_empty() {
             problems.push("mail.domains: none; name the return_path_domain of each provider".into());

@@ -127,13 +127,14 @@ fn profile(n: u64, now: Timestamp) -> Write {
     Profile { addresses, ..Profile::default() }.into_row(PROJECT, &format!("m{n}")).put_fenced(1)
 }
 
-/// Puts notifications on the log, to members in turn, [`EACH`] to each where there are so many members. Of few messages a batch has several to
-/// one member, whose writes are one.
+/// Puts notifications on the log, to members in turn, [`EACH`] to each where there are so many members, which are taken from all over the store.
+/// Of few messages a batch has several to one member, whose writes are one.
 async fn put(ground: &Ground, variant: &str, messages: u64, members: u64) -> anyhow::Result<()> {
-    let (members, now) = (members.min(messages / EACH).max(1), Clock::system().now());
+    let (told, now) = (members.min(messages / EACH).max(1), Clock::system().now());
+    let member = |n| n % told * (members / told).max(1);
     for first in (0..messages).step_by(1_000) {
         let some = (first..messages.min(first + 1_000)).map(|n| {
-            let notification = notification(&format!("{variant} {n}"), format!("m{}", n % members), now);
+            let notification = notification(&format!("{variant} {n}"), format!("m{}", member(n)), now);
             Append::of(&Record::Notification(notification))
         });
         ground.backends.log.append(some.collect::<Result<_, _>>()?).await?;

@@ -113,6 +113,8 @@ pub struct Api {
     pub metrics: MetricsText,
     /// Consumer group that applies member commands: an import waits until it has committed past the import's last command.
     pub members_group: String,
+    /// Header in which the proxy before us says where a request comes from.
+    pub client_ip_header: Option<HeaderName>,
     /// Whether there is a key for the marks of erased members.
     pub can_erase: bool,
     /// Bounds.

@@ -496,6 +496,7 @@ impl House {
             }),
             metrics: Arc::new(|| "up 1\n".into()),
             members_group: "members".into(),
+            client_ip_header: Some("x-forwarded-for".parse().unwrap()),
             can_erase: true,
             limits,
         };

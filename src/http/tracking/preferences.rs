@@ -228,6 +228,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_proof_says_from_where_as_the_proxy_does() {
+        let (house, path) = known(None).await;
+        for (header, proof) in [
+            ("203.0.113.7", "preference page, en: News; from 203.0.113.7"),
+            ("10.0.0.1, 2001:db8::1", "preference page, en: News; from 2001:db8::1"),
+            ("10.0.0.1, me", "preference page, en: News"),
+        ] {
+            let headers = [FORM, ("x-forwarded-for", header)];
+            let page = house.call(Method::POST, &path, "", &headers, "was.email.news=on&do=save").await;
+            assert_eq!(page.status, 200);
+            assert_eq!(asked(&house).pop().unwrap().2, proof);
+        }
+    }
+
+    #[tokio::test]
     async fn an_untouched_form_asks_for_nothing() {
         let (house, path) = known(None).await;
         let page = post(&house, &path, "was.email.news=on&is.email.news=on&was.email.marketing=off&do=save").await;

@@ -21,7 +21,7 @@ use bellwether_schemas::{
     member::Profile,
     records::{MemberAction, MemberCommand, Record},
 };
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 /// A reader whose link opens.
 pub(super) struct Visit {
@@ -31,6 +31,8 @@ pub(super) struct Visit {
     pub(super) profile: Profile,
     /// The member's own, else what the browser asks for.
     pub(super) language: Language,
+    /// From where, as the proxy before us says.
+    pub(super) from: Option<IpAddr>,
 }
 
 /// Why there is no page to show.
@@ -52,14 +54,15 @@ impl Closed {
 }
 
 impl Visit {
-    /// What the member asks for by this way, as a command; `proof` says what was shown.
+    /// What the member asks for by this way, as a command; with what was shown as its proof.
     pub(super) fn command(
         &self,
         shared: &Shared,
         action: MemberAction,
         channel: Channel,
-        (way, proof): (&str, String),
+        (way, shown): (&str, String),
     ) -> MemberCommand {
+        let proof = self.from.map_or_else(|| shown.clone(), |from| format!("{shown}; from {from}"));
         MemberCommand {
             project: self.project.project.clone(),
             member: self.link.reference.member.clone(),
@@ -94,7 +97,13 @@ impl Shared {
         })?;
         let profile = profile.unwrap_or_default();
         let language = profile.locale.as_deref().and_then(Language::of_locale).unwrap_or(language);
-        Ok(Visit { link, project, profile, language })
+        Ok(Visit { link, project, profile, language, from: self.came_from(headers) })
+    }
+
+    /// From where a request comes: the last address in the proxy's header, because what stands before it was sent by the caller.
+    fn came_from(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let named = headers.get_all(self.api.client_ip_header.as_ref()?).iter().next_back()?;
+        named.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
     }
 
     /// Puts what the member asked for on the log, and answers with a page that says so, or that nothing was saved.
