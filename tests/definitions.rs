@@ -140,6 +140,50 @@ fn routing_is_read_and_published_alike() {
 }
 
 #[test]
+fn digests_are_read_and_published_alike() {
+    let project = |exceed: &str| {
+        format!("{PROJECT}caps:\n  few: {{ most: 1, per: day, categories: [transactional], exceed: {exceed} }}\n")
+    };
+    let flow = |digest: &str| {
+        format!("on: shop.order.placed\nnotify: {{ template: order_placed, lane: transactional, digest: {digest} }}\n")
+    };
+    let event = "type: shop.order.placed\ndata: { type: object, properties: { number: { type: string } } }\n\
+        samples: { usual: { data: { number: A-1 } } }\n";
+    let files = |project: &str, flow: &str| {
+        shop(&[
+            ("project.yaml", project),
+            ("events/order_placed.yaml", event),
+            ("templates/order_placed.yaml", "channels: { sms: { en: { text: '{{ count }} orders' } } }\n"),
+            ("flows/order_placed.yaml", flow),
+        ])
+    };
+    let good = files(&project("digest"), &flow("{ after_seconds: 60, key: number, most: 3 }"));
+    let document = read(good.path()).unwrap().document;
+    let published = json!(document);
+    assert_eq!(published["project"]["caps"]["few"]["exceed"], "digest");
+    let digest = &published["flows"]["order_placed"]["notify"]["digest"];
+    assert_eq!(*digest, json!({"after_seconds": 60, "key": "number", "most": 3}));
+    assert_eq!(serde_json::from_value::<Definitions>(published).unwrap(), document);
+
+    let bad = files(&project("digset"), &flow("{ after_seconds: 60, mots: 3 }"));
+    let told: Vec<_> = read(bad.path()).unwrap_err().iter().map(ToString::to_string).collect();
+    for words in [
+        "unknown policy `digset` (did you mean `digest`?); use one of drop, defer, digest",
+        "unknown field `mots` (did you mean `most`?); use one of after_seconds, key, most",
+    ] {
+        assert!(told.iter().any(|told| told.ends_with(words)), "{words}: {told:#?}");
+    }
+    let keyless = files(&project("digest"), &flow("{ after_seconds: 60, key: nmber }"));
+    let told: Vec<_> = read(keyless.path()).unwrap_err().iter().map(ToString::to_string).collect();
+    let words =
+        "unknown field `nmber` (did you mean `number`?); correct it, or declare `nmber` in events/order_placed.yaml";
+    assert!(
+        matches!(&told[..], [told] if told.starts_with("flows/order_placed.yaml:2:") && told.ends_with(words)),
+        "{told:#?}"
+    );
+}
+
+#[test]
 fn the_environment_cannot_change_the_structure() {
     let sample =
         "  set: ${SET}\n  escaped: $${SET}\n  inside: 'x${SET}y'\n  other: '${{ total }} ${'\n  empty: ${EMPTY:-}\n";

@@ -19,7 +19,7 @@ use crate::{
 };
 use bellwether_schemas::{
     Channel, Lane,
-    definitions::{Category, Consent, Definitions, Flow, MessageType, Provider, Schema, Weighted},
+    definitions::{Category, Consent, Definitions, Digest, Flow, MessageType, Provider, Schema, Weighted},
     records::{Event, Notification},
 };
 use condition::{Condition, variables};
@@ -123,8 +123,8 @@ pub struct Terms {
     pub spread: Duration,
     /// How long a channel has before the next one tries.
     pub fallback: Option<Duration>,
-    /// How long what it tells is gathered into one message.
-    pub digest: Option<Duration>,
+    /// How what it tells is gathered into one message.
+    pub digest: Option<Digest>,
 }
 
 impl fmt::Debug for Compiled {

@@ -24,12 +24,12 @@ pub const TRIED: &str = "tried";
 /// Lines of a story that are read; a message that is tried and opened a lot has some dozens.
 const MAX_LINES: usize = 1_000;
 
-/// The notification as it comes back: what was sent is not tried by that channel again.
+/// The notification as it comes back: what was sent is not tried by that channel again, and what is gathered for it is found.
 #[must_use]
 pub fn again(n: &Notification, choice: &Choice) -> Notification {
     let mut tried = n.tried.clone();
     tried.extend(choice.to.as_ref().map(|(channel, _)| *channel));
-    Notification { round: n.round.saturating_add(1), tried, ..n.clone() }
+    Notification { round: n.round.saturating_add(1), tried, gathered_in: choice.gathered_in.clone(), ..n.clone() }
 }
 
 /// Keeps what the next channel is given where track finds it, for as long as the channel before it has: then it comes by itself.

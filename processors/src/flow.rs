@@ -72,6 +72,7 @@ impl Processor for Flow {
                     data: event.data.clone(),
                     round: 0,
                     tried: Vec::new(),
+                    gathered_in: None,
                 })),
                 Ok(false) => output.records.push(negative(
                     event,

@@ -6,7 +6,7 @@ use crate::{
     consent,
     content::{self, EventAttributes},
     definitions::{Compiled, Projects},
-    digest::{self, Part, Told},
+    digest::{self, Closing, Ended, Part, Told},
     fallback::{self, Before},
     hours::{self, Obstacle},
     kept,
@@ -56,7 +56,7 @@ pub struct Known<'a> {
 }
 
 /// What was decided, as the claim keeps it: a redelivery says the same again, whatever has changed since.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// How it ended.
     pub outcome: Outcome,
@@ -74,6 +74,37 @@ pub struct Choice {
     /// What is told of all that a digest gathered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+    /// The digest row in which what it goes out with is gathered until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gathered_in: Option<String>,
+    /// The notification that it took along, where it closed the digest of another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<Box<Ended>>,
+}
+
+impl Choice {
+    /// Nothing is sent, and no channel was looked at.
+    pub(crate) const fn of(outcome: Outcome, detail: String, at: Timestamp) -> Self {
+        Self {
+            outcome,
+            to: None,
+            trace: Vec::new(),
+            detail,
+            at,
+            until: None,
+            told: None,
+            gathered_in: None,
+            ends: None,
+        }
+    }
+
+    fn from_claim(claim: &MemberRow) -> Result<Self, Refusal> {
+        claim
+            .decision
+            .as_deref()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or_else(|| Refusal::new(Reason::Invalid, "members.decision: the claim holds no decision; replay"))
+    }
 }
 
 impl Processor for Route {
@@ -94,9 +125,7 @@ impl Processor for Route {
         if !n.tried.is_empty() {
             reads.push(fallback::story(n.id));
         }
-        if digest::concerns(n, project) {
-            reads.push(digest::gathered(n));
-        }
+        reads.extend(digest::gathered(n, project));
         reads
     }
 
@@ -118,34 +147,24 @@ impl Processor for Route {
             Some(_) => None,
             None => Part::of(n, project, facts, incoming.position, now)?,
         };
-        let choice = match (claim, &part) {
-            (Some(claim), _) if claim.position.as_ref() == Some(&here) => {
-                claim.decision.as_deref().and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
-                    Refusal::new(Reason::Invalid, "members.decision: the claim holds no decision; replay")
-                })?
-            }
+        let choice = match (claim, part) {
+            (Some(claim), _) if claim.position.as_ref() == Some(&here) => Choice::from_claim(&claim)?,
             (Some(claim), _) => {
-                let first = claim.position.unwrap_or_default();
-                let choice = Choice {
-                    outcome: Outcome::Duplicate,
-                    to: None,
-                    trace: Vec::new(),
-                    detail: format!("claimed before by the record at {first}"),
-                    at: now,
-                    until: None,
-                    told: None,
-                };
-                output.records.push(decision(n, &choice, None, incoming.position));
+                output.records.push(met(n, &claim, &here, now));
                 return Ok(output);
             }
             (None, Some(Part::Waits(choice, row))) => {
-                output.rows.push(claimed(n, choice, &here, incoming.position, self.retention.claims)?);
-                output.rows.push(row.clone());
-                Choice::clone(choice)
+                output.rows.push(claimed(n, &choice, &here, incoming.position, self.retention.claims)?);
+                output.rows.push(row);
+                *choice
             }
-            (None, _) => {
-                let told = part.as_ref().and_then(Part::told);
-                let whole = told.map(|told| told.by(n));
+            (None, part) => {
+                let closing = match part {
+                    Some(Part::Closes(closing)) => Some(closing),
+                    _ => None,
+                };
+                let told = closing.as_ref().map(Closing::told);
+                let whole = told.as_ref().map(|told| told.by(n));
                 let n = whole.as_ref().unwrap_or(n);
                 let mut histories = Lane::ALL.map(|_| History::default());
                 for (lane, history) in Lane::ALL.iter().zip(&mut histories) {
@@ -164,11 +183,23 @@ impl Processor for Route {
                 if choice.to.is_some() {
                     choice.until = next_turn(n, &choice.trace, project, now);
                 }
-                choice.told = choice.to.as_ref().and(told).cloned();
-                if choice.outcome != Outcome::Deferred {
-                    output.rows.extend(part.as_ref().and_then(Part::closed).cloned());
+                choice.told = choice.to.as_ref().and(told);
+                if let Some(closing) = closing {
+                    output.rows.extend(closing.settle(
+                        &incoming.input,
+                        &mut choice,
+                        project,
+                        incoming.position,
+                        now,
+                    )?);
                 }
                 output.rows.push(claimed(n, &choice, &here, incoming.position, self.retention.claims)?);
+                if let Some(ended) = &choice.ends {
+                    // It must still be there when that one comes back.
+                    let kept = ended.due.since(now) + self.retention.claims;
+                    let told = ended.choice(now);
+                    output.rows.push(claimed(&ended.notification, &told, &here, incoming.position, kept)?);
+                }
                 if let (Some(_), Some(due)) = (&choice.to, choice.until) {
                     output.rows.push(fallback::keep(&fallback::again(n, &choice), now, due, incoming.position)?);
                 }
@@ -191,7 +222,10 @@ impl Processor for Route {
             }
             None => None,
         };
-        output.records.push(decision(n, &choice, delivery.as_ref().map(|d| d.id), incoming.position));
+        output.records.push(decision(n, &choice, delivery.as_ref().map(|d| d.id), &here));
+        if let Some(ended) = &choice.ends {
+            output.records.push(decision(&ended.notification, &ended.choice(choice.at), None, &here));
+        }
         output.records.extend(delivery.map(Record::Delivery));
         output.records.extend(
             choice.until.map(|until| Record::Later(until, Box::new(Record::Notification(fallback::again(n, &choice))))),
@@ -251,8 +285,7 @@ fn of_member(n: &Notification, kind: &str, id: &str) -> Read {
 /// Whether, when, and by which channel the member is told.
 #[must_use]
 pub fn choose(n: &Notification, known: Known<'_>, project: &Compiled, now: Timestamp) -> Choice {
-    let none =
-        |outcome, detail: String, trace| Choice { outcome, to: None, trace, detail, at: now, until: None, told: None };
+    let none = |outcome, detail: String, trace| Choice { trace, ..Choice::of(outcome, detail, now) };
     if let Some(at) = n.expires_at.filter(|at| *at <= now) {
         return none(Outcome::Expired, format!("it was to be sent before {at}"), Vec::new());
     }
@@ -298,7 +331,7 @@ pub fn choose(n: &Notification, known: Known<'_>, project: &Compiled, now: Times
         return match moment(n, project, &zone, now) {
             Ok(None) => {
                 let (to, detail) = (Some((channel, address)), format!("{channel}: {why}"));
-                Choice { outcome: Outcome::Routed, to, trace, detail, at: now, until: None, told: None }
+                Choice { to, trace, ..Choice::of(Outcome::Routed, detail, now) }
             }
             Ok(Some((until, why))) => deferred(until, why, trace),
             Err(why) => none(Outcome::Expired, why, trace),
@@ -388,7 +421,9 @@ fn room(
         "cap `{}`: {} of {} for priority {} used, room from {}",
         full.name, full.used, full.most, terms.priority, full.free_at
     );
-    let until = (full.exceed == Exceed::Defer).then(|| spread(n, terms.spread, full.free_at));
+    // What a digest's notification waits for gathers on, however it waits.
+    let waits = matches!(full.exceed, Exceed::Defer | Exceed::Digest);
+    let until = waits.then(|| spread(n, terms.spread, full.free_at));
     let counted = Some((full.used as usize, full.most as usize));
     Err(Rejection { until, counted, ..Rejection::new(Outcome::Capped, detail) })
 }
@@ -580,9 +615,22 @@ fn heard(profile: &Profile, channel: Channel, address: &str) -> Option<Timestamp
     profile.addresses.get(&channel)?.iter().find(|a| a.address == address)?.heard
 }
 
-fn decision(n: &Notification, choice: &Choice, delivery: Option<DeliveryId>, position: Position) -> Record {
+/// What is said of a notification that another record claimed.
+fn met(n: &Notification, claim: &MemberRow, here: &str, now: Timestamp) -> Record {
+    let first = claim.position.as_deref().unwrap_or_default();
+    // What comes back and was gathered went out with another one, which claimed it: that was said then, and is said again as the same line.
+    if let Some(choice) = Choice::from_claim(claim).ok().filter(|told| n.round > 0 && told.outcome == Outcome::Gathered)
+    {
+        return decision(n, &choice, None, first);
+    }
+    let choice = Choice::of(Outcome::Duplicate, format!("claimed before by the record at {first}"), now);
+    decision(n, &choice, None, here)
+}
+
+/// `claimant` is the position of the record that decided so, `topic/partition/offset`.
+fn decision(n: &Notification, choice: &Choice, delivery: Option<DeliveryId>, claimant: &str) -> Record {
     Record::Decision(Decision {
-        id: EntryId::derive("route", &[n.id.0.as_bytes(), position.to_string().as_bytes()]),
+        id: EntryId::derive("route", &[n.id.0.as_bytes(), claimant.as_bytes()]),
         notification: n.id,
         project: n.project.clone(),
         member: n.member.clone(),

@@ -83,6 +83,7 @@ fn notification(template: &str, lane: Lane, channels: &[Channel]) -> Notificatio
         data: r#"{"total":11.0}"#.into(),
         round: 0,
         tried: Vec::new(),
+        gathered_in: None,
     }
 }
 

@@ -166,6 +166,10 @@ fn every_rule_tells_place_problem_and_remedy() {
         ("project/default_region", json!("Argentina")),
         ("project/routing", json!({"weights": {"reach": -1, "cost": 1_000.5}, "costs": {"sms": -0.5}})),
         ("project/routing", json!({"weights": {"reach": 0, "engagement": 0, "cost": 0.0}})),
+        (
+            "project/caps",
+            json!({"few": {"most": 1, "per": "day", "categories": ["transactional"], "exceed": "digest"}}),
+        ),
         ("project/tracking", tracked(json!({"base_url": "links.example"}))),
         ("project/tracking", tracked(json!({"base_url": "http://links.example"}))),
         ("project/tracking", tracked(json!({"base_url": "https://a@links.example/?x=<"}))),
@@ -214,6 +218,7 @@ fn every_rule_tells_place_problem_and_remedy() {
         ("flows/order_placed/notify/template", json!("order_plcaed")),
         ("flows/order_placed/notify/channels", json!(["sms", "sms"])),
         ("flows/order_placed/notify/expires_after_seconds", json!(0)),
+        ("flows/order_placed/notify/digest", json!({"after_seconds": 604_801, "key": "order", "most": 1})),
         ("flows/order_placed/version", json!(0)),
         ("flows/order_placed/on", json!(" ")),
         ("flows/order_placed/when", json!("event.data.order.total >")),

@@ -35,10 +35,13 @@ fn compiled(routing: &Value, caps: &Value, channels: &[Channel]) -> Compiled {
     };
     let variants: BTreeMap<_, _> = channels.iter().map(|channel| (channel, variant(channel))).collect();
     let providers: BTreeMap<_, _> = CHANNELS.iter().map(|c| (c.name(), json!({"kind": c.name()}))).collect();
-    let notify = |lane| json!({"on": "any", "notify": {"template": "it", "lane": lane}});
+    // A digest, so that any cap may count them.
+    let notify =
+        |lane| json!({"on": "any", "notify": {"template": "it", "lane": lane, "digest": {"after_seconds": 0}}});
     let document: Definitions = serde_json::from_value(json!({
         "project": {"name": "shop", "default_locale": "en", "caps": caps, "routing": routing},
         "providers": providers,
+        "events": {"any": {"type": "any", "data": {"type": "object"}, "samples": {"one": {"data": {}}}}},
         "templates": {"it": {"channels": variants}},
         "flows": {"tips": notify("bulk"), "code": notify("transactional")},
     }))
@@ -67,6 +70,7 @@ fn notification(lane: Lane, channels: &[Channel], n: usize) -> Notification {
         data: "{}".into(),
         round: 0,
         tried: Vec::new(),
+        gathered_in: None,
     }
 }
 
@@ -130,7 +134,7 @@ fn history() -> impl Strategy<Value = History> {
 fn caps(categories: &'static [&'static str]) -> impl Strategy<Value = Value> {
     let per = prop_oneof![Just(json!("day")), Just(json!("week")), (1..100_u32).prop_map(|h| json!({"hours": h}))];
     let of = subsequence(categories.to_vec(), 1..=categories.len());
-    let exceed = select(&["drop", "defer"][..]);
+    let exceed = select(&["drop", "defer", "digest"][..]);
     let cap = (0..5_u32, per, of, subsequence(CHANNELS.to_vec(), 0..=2), exceed).prop_map(
         |(most, per, categories, channels, exceed)| {
             json!({"most": most, "per": per, "categories": categories, "channels": channels, "exceed": exceed})

@@ -77,6 +77,7 @@ fn notification(flow: &str, n: u32) -> Notification {
         data: "{}".into(),
         round: 0,
         tried: Vec::new(),
+        gathered_in: None,
     }
 }
 

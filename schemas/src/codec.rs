@@ -76,7 +76,7 @@ macro_rules! encoded {
 encoded! {
     Event, "event";
     MemberCommand, "member_command", "3", "2", "1";
-    Notification, "notification", "3", "2", "1";
+    Notification, "notification", "4", "3", "2", "1";
     Delivery, "delivery", "1";
     Receipt, "receipt", "1";
     Scheduled, "scheduled";

@@ -259,6 +259,8 @@ pub enum Exceed {
     Drop,
     /// It waits until there is room, unless it expires before.
     Defer,
+    /// It waits as with [`Exceed::Defer`], and what comes meanwhile goes out with it. Every flow that the cap counts has a [`Digest`].
+    Digest,
 }
 
 /// How the channels that could be used are compared.
@@ -814,11 +816,18 @@ pub struct Notify {
 
 /// What a flow tells a member within a while from the first event on is one message. Its data is `{"items": [the data of each event],
 /// "count": how many there were}`; of very many, the data of the first ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Digest {
-    /// Seconds from the first event on.
+    /// Seconds from the first event on. With 0 each event goes out at once, and only what must wait (quiet hours, a window, a cap) gathers what
+    /// comes meanwhile.
     pub after_seconds: u64,
+    /// A field of the event's data, with dots: events that differ in it are gathered apart, those without it together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// So many events go out at once, without waiting for the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<u32>,
 }
 
 /// When the next channel has its turn: at once where a channel failed for good, else after a while without a sign that the message arrived.

@@ -132,6 +132,9 @@ pub struct Notification {
     /// Channels that are not to be looked at any more, because it was sent by them; the last one last.
     #[serde(default)]
     pub tried: Vec<Channel>,
+    /// The digest row in which what it goes out with is gathered, while it waits for that: whatever the definitions say by then, it is found.
+    #[serde(default)]
+    pub gathered_in: Option<String>,
 }
 
 /// A notification on one channel to one address, with all that rendering needs.
@@ -453,7 +456,7 @@ pub enum Outcome {
     Deferred,
     /// Another channel was to try it, and it had arrived by an earlier one.
     Cancelled,
-    /// It goes out with an earlier one, in one message.
+    /// It goes out with another one, in one message.
     Gathered,
 }
 

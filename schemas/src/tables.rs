@@ -7,7 +7,7 @@ row! {
     /// All that route needs of a member, in one partition: the profile (`kind` = [`PROFILE`], `id` empty), one claim a recent
     /// notification (`kind` = [`CLAIM`], `id` = notification), what was sent lately (`kind` = [`SENT`], `id` = lane) and what came of it (`kind` = [`SEEN`], `id` =
     /// channel); for track, what another channel is to try (`kind` = [`FALLBACK`], `id` = notification); what is gathered of a
-    /// flow (`kind` = [`DIGEST`], `id` = flow and lane). Fenced by the offset (plus one) of the record that caused
+    /// flow (`kind` = [`DIGEST`], `id` = flow, lane and, where the flow parts its events by one, the value of a key). Fenced by the offset (plus one) of the record that caused
     /// the write.
     MemberRow in "members" fenced {
         partition {

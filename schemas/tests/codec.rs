@@ -108,7 +108,7 @@ record!(notification: Notification {
     id: id(NotificationId), project: text(), member: text(), event: id(EventId), event_type: text(), flow: text(),
     flow_version: any::<i32>(), step: any::<i32>();
     template: text(), lane: lane(), channels: vec(channel(), 0..5), expires_at: optional(at()), accepted_at: at(), data: text(), round: any::<i32>(),
-    tried: vec(channel(), 0..5),
+    tried: vec(channel(), 0..5), gathered_in: optional(text()),
 });
 record!(delivery: Delivery {
     id: id(DeliveryId), notification: id(NotificationId), project: text(), member: text(), event_type: text(),

@@ -94,6 +94,7 @@ impl Released for Notification {
             data: r#"{"total":"12.50 €"}"#.into(),
             round: if version < 3 { 0 } else { 2 },
             tried: if version < 4 { Vec::new() } else { vec![Channel::Sms] },
+            gathered_in: (version > 4).then(|| "order-paid/bulk/\"A-1\"".into()),
         }
     }
 }

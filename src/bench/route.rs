@@ -161,6 +161,7 @@ fn notification(id: &str, member: String, now: Timestamp) -> Notification {
         data: "{}".into(),
         round: 0,
         tried: Vec::new(),
+        gathered_in: None,
     }
 }
 

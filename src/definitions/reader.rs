@@ -275,7 +275,7 @@ impl Reader {
 
     fn cap(&mut self, node: &Node) -> Cap {
         let fields = self.fields(node, &["most", "per", "categories", "channels", "exceed", "keep"]);
-        let exceed = [("drop", Exceed::Drop), ("defer", Exceed::Defer)];
+        let exceed = [("drop", Exceed::Drop), ("defer", Exceed::Defer), ("digest", Exceed::Digest)];
         Cap {
             most: self.required(&fields, "most", Self::whole_number),
             per: self.required(&fields, "per", |r, n| r.per(n).map(Some)).unwrap_or(Per::Day),
@@ -592,8 +592,12 @@ impl Reader {
     }
 
     fn digest(&mut self, node: &Node) -> Digest {
-        let fields = self.fields(node, &["after_seconds"]);
-        Digest { after_seconds: self.required(&fields, "after_seconds", Self::whole_number) }
+        let fields = self.fields(node, &["after_seconds", "key", "most"]);
+        Digest {
+            after_seconds: self.required(&fields, "after_seconds", Self::whole_number),
+            key: self.optional(&fields, "key", Self::text),
+            most: self.optional(&fields, "most", Self::whole_number),
+        }
     }
 
     fn window(&mut self, node: &Node) -> Window {

@@ -4,7 +4,7 @@
 use super::{
     CheckProvider, CompiledFlow, Finding, SettingProblem, Terms,
     condition::{Condition, variables},
-    names::{canonical_locale, did_you_mean, is_project_name, name_problem},
+    names::{canonical_locale, did_you_mean, is_project_name, name_problem, nearest},
     occasions::{MEMBER, Occasion, occasions, templates_of},
     schema::{contradictions, misfit},
 };
@@ -24,8 +24,8 @@ use crate::{
 use bellwether_schemas::{
     Channel, Lane, Timestamp,
     definitions::{
-        Category, Consent, Definitions, Digest, Fallback, Flow, MessageType, Notify, Per, Place, Project, Schema,
-        Template, Title, Tracking, Variant, Weighted, Weights,
+        Category, Consent, Definitions, Digest, Exceed, Fallback, Flow, MessageType, Notify, Per, Place, Project,
+        Schema, Template, Title, Tracking, Variant, Weighted, Weights,
     },
     records::Event,
     segments::{
@@ -961,17 +961,25 @@ fn fallback(document: &Definitions, path: &str, flow: &Flow, findings: &mut Find
 
 /// Whether there is time to gather, and something to check the template with.
 fn digest(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findings) {
-    let Some(Digest { after_seconds: after }) = flow.notify.digest else { return };
+    let Some(Digest { after_seconds: after, key, most }) = &flow.notify.digest else { return };
     let path = format!("{path}.digest");
-    let most = digest::LONGEST.as_secs();
-    if !(1..=most).contains(&after) {
-        findings.add(
-            format!("{path}.after_seconds"),
-            format!("it gathers for {after} s"),
-            format!("use 1 to {most} s"),
-        );
+    let longest = digest::LONGEST.as_secs();
+    if *after > longest {
+        let remedy = format!("use 0 to {longest} s");
+        findings.add(format!("{path}.after_seconds"), format!("it gathers for {after} s"), remedy);
     }
-    if let Some(expiry) = flow.notify.expires_after_seconds.filter(|expiry| *expiry <= after) {
+    match most {
+        Some(most) if *after == 0 => {
+            let problem = format!("with `after_seconds: 0` nothing is gathered that could come to {most}");
+            findings.add(format!("{path}.most"), problem, "remove it, or gather for a while");
+        }
+        Some(most) if !(2..=digest::MAX_ITEMS).contains(&(*most as usize)) => {
+            let remedy = format!("use 2 to {}", digest::MAX_ITEMS);
+            findings.add(format!("{path}.most"), format!("it goes out with {most}"), remedy);
+        }
+        _ => {}
+    }
+    if let Some(expiry) = flow.notify.expires_after_seconds.filter(|expiry| *expiry <= *after) {
         let problem = format!("after {after} s the first event has expired, at {expiry} s");
         findings.add(format!("{path}.after_seconds"), problem, "gather for a shorter time, or let it expire later");
     }
@@ -979,9 +987,36 @@ fn digest(document: &Definitions, path: &str, flow: &Flow, findings: &mut Findin
         let remedy = "remove one of them: each member's digest has its own time already";
         findings.add(&path, "a digest is not spread", remedy);
     }
-    if document.events.values().all(|event| event.kind != flow.on) {
-        let remedy = "declare it in events/NAME.yaml: a digest's template is tried with its samples";
-        findings.add(path, format!("the event `{}` is not declared", flow.on), remedy);
+    match document.events.iter().find(|(_, event)| event.kind == flow.on) {
+        None => {
+            let remedy = "declare it in events/NAME.yaml: a digest's template is tried with its samples";
+            findings.add(path, format!("the event `{}` is not declared", flow.on), remedy);
+        }
+        Some((name, event)) => {
+            if let Some(key) = key {
+                digest_key(&format!("{path}.key"), key, name, &event.data, findings);
+            }
+        }
+    }
+}
+
+/// Whether the event's data has such a field, of a value by which events can be told apart.
+fn digest_key(path: &str, key: &str, event: &str, data: &Schema, findings: &mut Findings) {
+    let mut shape = shape::Shape::declared(data);
+    let mut before = String::new();
+    for name in key.split('.') {
+        let Some(field) = shape.get(name) else {
+            let meant = nearest(name, shape.names()).map(|meant| format!(" (did you mean `{before}{meant}`?)"));
+            let problem = format!("unknown field `{key}`{}", meant.unwrap_or_default());
+            findings.add(path, problem, format!("correct it, or declare `{key}` in events/{event}.yaml"));
+            return;
+        };
+        before += &format!("{name}.");
+        shape = field.shape;
+    }
+    if shape != shape::Shape::Scalar {
+        let problem = format!("`{key}` is not declared as text, number or boolean");
+        findings.add(path, problem, format!("name a field that is, or declare its type in events/{event}.yaml"));
     }
 }
 
@@ -1077,6 +1112,11 @@ const fn category_of(lane: Lane) -> &'static str {
     }
 }
 
+/// What a flow's messages are.
+fn category(notify: &Notify) -> &str {
+    notify.category.as_deref().unwrap_or_else(|| category_of(notify.lane))
+}
+
 /// The categories: declared, built in, and while none is declared those that flows name, of which the bulk lane's need consent.
 fn categories(document: &Definitions, has_default: bool, findings: &mut Findings) -> BTreeMap<String, Category> {
     let project = &document.project;
@@ -1166,11 +1206,10 @@ fn terms(path: &str, document: &Definitions, notify: &Notify, findings: &mut Fin
             Err(error) => findings.add(format!("{path}.window"), error.to_string(), "correct it"),
         }
     }
-    let category = notify.category.clone().unwrap_or_else(|| category_of(notify.lane).into());
+    let category = category(notify).to_owned();
     let spread = Duration::from_secs(notify.spread_seconds.unwrap_or(0));
     let fallback = notify.fallback.map(|fallback| Duration::from_secs(fallback.after_seconds));
-    let digest = notify.digest.map(|digest| Duration::from_secs(digest.after_seconds));
-    Terms { category, priority: notify.priority, hours, spread, fallback, digest }
+    Terms { category, priority: notify.priority, hours, spread, fallback, digest: notify.digest.clone() }
 }
 
 fn caps(document: &Definitions, findings: &mut Findings) {
@@ -1186,7 +1225,7 @@ fn caps(document: &Definitions, findings: &mut Findings) {
     let used: BTreeSet<String> = document
         .flows
         .values()
-        .map(|flow| flow.notify.category.clone().unwrap_or_else(|| category_of(flow.notify.lane).into()))
+        .map(|flow| category(&flow.notify).to_owned())
         .chain(Lane::ALL.map(|lane| category_of(lane).into()))
         .chain(project.categories.keys().cloned())
         .collect();
@@ -1218,6 +1257,14 @@ fn caps(document: &Definitions, findings: &mut Findings) {
                 format!("no flow is of the category `{category}`{hint}"),
                 remedy,
             );
+        }
+        let counted = |flow: &Flow| cap.categories.iter().any(|counted| counted == category(&flow.notify));
+        for (flow, one) in document.flows.iter().filter(|(_, flow)| cap.exceed == Exceed::Digest && counted(flow)) {
+            if one.notify.digest.is_none() {
+                let problem = format!("flow `{flow}`, of category `{}`, has no digest", category(&one.notify));
+                let remedy = "add `digest: {after_seconds: 0}` to the flow, or let the cap `drop` or `defer`";
+                findings.add(format!("{path}.exceed"), problem, remedy);
+            }
         }
         if cap.keep.values().sum::<u32>() > cap.most {
             let remedy = "keep fewer than there are, or allow more";

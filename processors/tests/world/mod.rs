@@ -4,6 +4,7 @@
 use bellwether_processors::{
     Facts, Incoming, Processor,
     definitions::{Compiled, Projects},
+    processor::Refusal,
     route::Route,
     track::{Track, Tracked},
 };
@@ -38,6 +39,7 @@ pub(crate) fn notification(n: u32) -> Notification {
         data: "{}".into(),
         round: 0,
         tried: Vec::new(),
+        gathered_in: None,
     }
 }
 
@@ -93,6 +95,15 @@ pub(crate) struct World {
     pub(crate) deliveries: Vec<Delivery>,
     pub(crate) decisions: Vec<Decision>,
     pub(crate) arrived: bool,
+    /// What route has handled, with what it said.
+    routed: Vec<(Incoming<Notification>, Vec<Record>)>,
+}
+
+/// What is said of one position is the same whenever it is handled, but for when a duplicate was met.
+fn effects(records: &[Record]) -> Vec<Record> {
+    let is_duplicate =
+        |record: &Record| matches!(record, Record::Decision(decision) if decision.outcome == Outcome::Duplicate);
+    records.iter().filter(|record| !is_duplicate(record)).cloned().collect()
 }
 
 impl World {
@@ -109,10 +120,22 @@ impl World {
             deliveries: Vec::new(),
             decisions: Vec::new(),
             arrived: false,
+            routed: Vec::new(),
         }
     }
 
-    fn handle<P: Processor>(&mut self, processor: &P, topic: Topic, input: P::Input) {
+    /// Other definitions, from now on.
+    pub(crate) fn publish(&mut self, project: Compiled) {
+        self.route.projects = Projects::from_iter([project]);
+    }
+
+    /// Handles an input, and gives back where it stood and what was said of it.
+    fn handle<P: Processor>(
+        &mut self,
+        processor: &P,
+        topic: Topic,
+        input: P::Input,
+    ) -> (Incoming<P::Input>, Vec<Record>) {
         self.offset += 1;
         let incoming = Incoming { position: Position { topic, partition: 0, offset: self.offset }, input };
         let mut said = Vec::new();
@@ -126,16 +149,43 @@ impl World {
             self.store.write(&output.rows, now);
             said.push(output.records);
         }
-        let effects = |records: &[Record]| -> Vec<Record> {
-            records.iter().filter(|record| !matches!(record, Record::Decision(_))).cloned().collect()
-        };
         assert!(
             said.windows(2).all(|two| effects(&two[0]) == effects(&two[1])),
             "a redelivery does the same: {said:#?}"
         );
+        let first = said[0].clone();
         for record in said.into_iter().flatten() {
             self.follow(record);
         }
+        (incoming, first)
+    }
+
+    /// The process ends after so many records whose effects are there and whose offsets are not committed: all of them come again.
+    pub(crate) fn crash(&mut self, records: usize) {
+        let again = self.routed[self.routed.len().saturating_sub(records)..].to_vec();
+        for (incoming, said) in again {
+            let mut facts = Facts::default();
+            for read in self.route.needs(&incoming, &Facts::default(), self.now) {
+                facts.add(self.store.read(&read, self.now));
+            }
+            let output = self.route.decide(&incoming, &facts, self.now).unwrap();
+            assert!(output.rows.is_empty(), "its claim is there: {output:#?}");
+            assert_eq!(effects(&output.records), effects(&said), "a redelivery says the same");
+            for record in output.records {
+                self.follow(record);
+            }
+        }
+    }
+
+    /// Why route cannot decide a notification.
+    pub(crate) fn refused(&self, n: Notification) -> Refusal {
+        let position = Position { topic: Topic::Notifications(n.lane), partition: 0, offset: self.offset + 1 };
+        let incoming = Incoming { position, input: n };
+        let mut facts = Facts::default();
+        for read in self.route.needs(&incoming, &Facts::default(), self.now) {
+            facts.add(self.store.read(&read, self.now));
+        }
+        self.route.decide(&incoming, &facts, self.now).unwrap_err()
     }
 
     fn follow(&mut self, record: Record) {
@@ -158,10 +208,13 @@ impl World {
     }
 
     pub(crate) fn notify(&mut self, n: Notification) {
-        let before = self.decisions.len();
         let route = self.route.clone();
-        self.handle(&route, Topic::Notifications(n.lane), n);
-        assert!(self.decisions.len() > before, "nothing comes to route without a decision");
+        let at = self.routed.len();
+        let (incoming, said) = self.handle(&route, Topic::Notifications(n.lane), n);
+        let is_decided = said.iter().any(|record| matches!(record, Record::Decision(_)));
+        assert!(is_decided, "nothing comes to route without a decision");
+        // What it set going was handled after it.
+        self.routed.insert(at, (incoming, said));
     }
 
     /// A receipt of what was sent by a channel, if that was.

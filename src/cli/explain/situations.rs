@@ -44,9 +44,11 @@ struct Situation {
     /// So many hours ago, by which channel, of which category.
     sent: Vec<(i64, Channel, &'static str)>,
     seen: Vec<(Channel, Seen)>,
-    /// When the event is accepted, and how many seconds later it is decided.
+    /// When the first event is accepted, and how many seconds later it is decided.
     now: Timestamp,
     late: u64,
+    /// The data of each event of the type, and how many seconds after the first it is accepted.
+    events: Vec<(u64, Value)>,
     /// The record that asks for the notification is on the log twice.
     twice: bool,
 }
@@ -56,7 +58,9 @@ fn when(sentence: &'static str, event: &'static str) -> Situation {
     let member =
         Some(opted(reached_by(&[(Email, "m@example.com"), (Sms, "+34600000001")]), &[(Email, true), (Sms, true)]));
     let project = json!({});
-    Situation { sentence, event, project, member, sent: Vec::new(), seen: Vec::new(), now: DAY, late: 0, twice: false }
+    let events = vec![(0, json!({"total": 9.0}))];
+    let (sent, seen) = (Vec::new(), Vec::new());
+    Situation { sentence, event, project, member, sent, seen, now: DAY, late: 0, events, twice: false }
 }
 
 impl Situation {
@@ -86,6 +90,10 @@ impl Situation {
     }
     fn late(self, late: u64) -> Self {
         Self { late, ..self }
+    }
+    /// A minute lies between an event and the next.
+    fn with(self, events: &[Value]) -> Self {
+        Self { events: (0..).step_by(60).zip(events.iter().cloned()).collect(), ..self }
     }
     fn twice(self) -> Self {
         Self { twice: true, ..self }
@@ -153,11 +161,18 @@ fn compiled(more: &Value) -> Compiled {
     big["when"] = json!("event.data.total > 10.0");
     let providers: BTreeMap<_, _> = Channel::ALL.into_iter().map(|c| (c.name(), json!({"kind": c.name()}))).collect();
     let window = json!({"from": "09:00", "to": "18:00", "days": ["tuesday"]});
+    let declared = |kind: &str| {
+        let data = json!({"type": "object", "properties": {"post": {"type": "string"}}});
+        json!({"type": kind, "data": data, "samples": {"one": {"data": {"post": "p"}}}})
+    };
+    let of_many = json!({"en": {"subject": "S", "text": "{{ count }}"}});
     let document: Definitions = serde_json::from_value(json!({
         "project": project,
         "providers": providers,
+        "events": {"commented": declared("commented"), "followed": declared("followed")},
         "templates": {
             "mail": {"channels": {"email": mail}},
+            "many": {"channels": {"email": of_many}},
             "both": {"channels": {"email": mail, "sms": text}, "sample": {"total": 11.0}},
             "all": {"channels": {
                 "email": mail, "sms": text, "whatsapp": text, "telegram": text, "web_push": push, "app_push": push,
@@ -177,6 +192,8 @@ fn compiled(more: &Value) -> Compiled {
             "fresh": flow("fresh", "both", "bulk", json!({"expires_after_seconds": 3 * 3_600})),
             "alert": flow("alert", "both", "bulk", json!({"priority": 7, "quiet": false})),
             "office": flow("office", "both", "bulk", json!({"window": window})),
+            "comments": flow("commented", "many", "bulk", json!({"digest": {"after_seconds": 3_600, "key": "post", "most": 3}})),
+            "followers": flow("followed", "many", "bulk", json!({"category": "social", "digest": {"after_seconds": 0}})),
         },
     }))
     .unwrap();
@@ -219,31 +236,34 @@ fn facts(situation: &Situation) -> Facts {
 fn decisions(situation: &Situation) -> Vec<Decision> {
     let projects = Projects::from_iter([compiled(&situation.project)]);
     let (flow, route) = (Flow { projects: projects.clone() }, Route { projects, ..Route::default() });
-    let event = Event {
-        project: "shop".into(),
-        id: "1".into(),
-        source: "/s".into(),
-        kind: situation.event.into(),
-        subject: Some("m".into()),
-        time: situation.now,
-        accepted_at: situation.now,
-        data: r#"{"total":9.0}"#.into(),
-    };
     let mut facts = facts(situation);
-    let now = situation.now.plus(Duration::from_secs(situation.late));
     let position = |topic, offset| Position { topic, partition: 0, offset };
-    let caused = step(&flow, &mut facts, position(Topic::Events, 0), event, now).records;
     let mut decided = Vec::new();
     let mut waiting: Vec<(Timestamp, Notification)> = Vec::new();
-    for record in caused {
-        match record {
-            Record::Notification(n) => waiting.extend(vec![(now, n); 1 + usize::from(situation.twice)]),
-            Record::Decision(decision) => decided.push(decision),
-            _ => {}
+    for (n, (after, data)) in (1_u64..).zip(&situation.events) {
+        let accepted_at = situation.now.plus(Duration::from_secs(*after));
+        let event = Event {
+            project: "shop".into(),
+            id: n.to_string(),
+            source: "/s".into(),
+            kind: situation.event.into(),
+            subject: Some("m".into()),
+            time: accepted_at,
+            accepted_at,
+            data: data.to_string(),
+        };
+        let now = accepted_at.plus(Duration::from_secs(situation.late));
+        for record in step(&flow, &mut facts, position(Topic::Events, n), event, now).records {
+            match record {
+                Record::Notification(n) => waiting.extend(vec![(now, n); 1 + usize::from(situation.twice)]),
+                Record::Decision(decision) => decided.push(decision),
+                _ => {}
+            }
         }
     }
     for offset in 2.. {
-        let Some((now, n)) = waiting.pop() else { break };
+        let Some(next) = (0..waiting.len()).min_by_key(|at| waiting[*at].0) else { break };
+        let (now, n) = waiting.remove(next);
         for record in step(&route, &mut facts, position(Topic::Notifications(n.lane), offset), n, now).records {
             match record {
                 Record::Decision(decision) => decided.push(decision),
@@ -273,16 +293,26 @@ fn told(situation: &Situation) -> String {
             detail,
         }
     };
-    let first = &decisions[0];
-    let story = Story {
-        id: first.notification.0,
-        member: first.member.clone(),
-        status: String::new(),
-        story: decisions.iter().map(line).collect(),
-    };
-    // Which notification and member it is does not matter here.
-    let text = render(&story);
-    text.split_once("\n\n").unwrap().1.to_owned()
+    let mut notifications: Vec<NotificationId> = Vec::new();
+    for decision in &decisions {
+        if !notifications.contains(&decision.notification) {
+            notifications.push(decision.notification);
+        }
+    }
+    let mut told = String::new();
+    for (n, notification) in (1..).zip(&notifications) {
+        let of_it = decisions.iter().filter(|decision| decision.notification == *notification);
+        // What is said twice is one line.
+        let mut seen = BTreeSet::new();
+        let story = of_it.filter(|decision| seen.insert(decision.id)).map(line).collect();
+        let story = Story { id: notification.0, member: "m".into(), status: String::new(), story };
+        if notifications.len() > 1 {
+            told += &format!("notification {n}\n");
+        }
+        // Which notification and member it is does not matter here.
+        told += render(&story).split_once("\n\n").unwrap().1;
+    }
+    (1..).zip(&notifications).fold(told, |told, (n, id)| told.replace(&id.to_string(), &n.to_string()))
 }
 
 fn situations() -> Vec<Situation> {
@@ -308,6 +338,7 @@ fn situations() -> Vec<Situation> {
     let two = [(3, Email, "marketing"), (2, Sms, "marketing")];
     let quiet = || json!({"quiet_hours": {"from": "22:00", "to": "08:00"}});
     let costs = || json!({"costs": {"sms": 0.05, "whatsapp": 0.03}});
+    let post = |id: &str| json!({"post": id});
     vec![
         when("No flow is triggered by the event.", "nothing"),
         when("The condition of the flow is false.", "big"),
@@ -363,6 +394,12 @@ fn situations() -> Vec<Situation> {
             .capped(with(marketing(3, json!("day")), "keep", json!({"5": 1})))
             .after(&two),
         when("A code is no marketing.", "code").capped(daily()).after(&two),
+        when("The third comment goes out with all of them.", "commented").with(&[post("a"), post("a"), post("a")]),
+        when("Comments on two posts are two messages.", "commented").with(&[post("a"), post("b"), post("a")]),
+        when("What exceeds the cap is one message tomorrow.", "followed")
+            .capped(json!({"most": 2, "per": "day", "categories": ["social"], "exceed": "digest"}))
+            .after(&[(3, Email, "social")])
+            .with(&[post("a"), post("b"), post("c")]),
         when("Tips wait for the morning.", "tips").given(quiet()).at(NIGHT),
         when("A code comes at night.", "code").given(quiet()).at(NIGHT),
         when("An alert is loud.", "alert").given(quiet()).at(NIGHT),
