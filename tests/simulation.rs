@@ -358,6 +358,7 @@ fn command(member: &str, action: MemberAction) -> MemberCommand {
         reason: None,
         category: None,
         proof: None,
+        other: None,
     }
 }
 

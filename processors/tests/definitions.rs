@@ -166,6 +166,12 @@ fn every_rule_tells_place_problem_and_remedy() {
         ("project/default_region", json!("Argentina")),
         ("project/routing", json!({"weights": {"reach": -1, "cost": 1_000.5}, "costs": {"sms": -0.5}})),
         ("project/routing", json!({"weights": {"reach": 0, "engagement": 0, "cost": 0.0}})),
+        ("project/search", json!(["tier", "city", "tier"])),
+        ("project/search", json!((0..11).map(|n| format!("a{n}")).collect::<Vec<_>>())),
+        (
+            "project",
+            json!({"name": "shop", "default_locale": "en", "attributes": {"tier": {"type": "string"}}, "search": ["teir", "city"]}),
+        ),
         ("project/tracking", tracked(json!({"base_url": "links.example"}))),
         ("project/tracking", tracked(json!({"base_url": "http://links.example"}))),
         ("project/tracking", tracked(json!({"base_url": "https://a@links.example/?x=<"}))),

@@ -72,6 +72,7 @@ impl Visit {
             reason: None,
             category: None,
             proof: Some(proof),
+            other: None,
         }
     }
 }
