@@ -107,6 +107,7 @@ pub async fn commands(
         reason: (!reason.is_empty()).then(|| reason.to_owned()),
         category: None,
         proof: matches!(action, OptIn | OptOut).then(|| message.clone().unwrap_or_else(|| reason.to_owned())),
+        other: None,
     };
     let (channel, address, at, actions): (_, _, _, &[(MemberAction, &str)]) = match &heard {
         Heard::Said(said) => {

@@ -33,7 +33,8 @@ async fn start(folder: &std::path::Path) -> (House, SmtpReceiver) {
     let house = House::start(folder, &[PROJECT.into()], |_| {}).await;
     let document = json!({
         // Both, so that what was sent and what came of it is kept.
-        "project": {"name": PROJECT, "default_locale": "en", "caps": {"daily": {"most": 9, "per": "day", "categories": ["marketing"]}}, "routing": {}},
+        "project": {"name": PROJECT, "default_locale": "en", "caps": {"daily": {"most": 9, "per": "day", "categories": ["marketing"]}}, "routing": {},
+            "search": ["motto"]},
         "providers": {"mail": {"kind": "smtp", "host": "127.0.0.1", "port": mail.addr().port(), "security": "none", "from_address": "a@shop.example"}},
         "templates": {"t": {"channels": {"email": {"en": {"subject": "Hi", "text": "Hi"}}}}},
         "flows": {"f": {"on": "go", "notify": {"template": "t", "lane": "transactional"}}},
@@ -169,7 +170,7 @@ async fn nothing_of_an_erased_member_is_left_but_the_suppression() {
     let folder = tempfile::tempdir().unwrap();
     let (house, _mail) = start(folder.path()).await;
     let event = known(&house).await;
-    let everywhere = BTreeSet::from(["addresses", "consents", "members", "stories", "suppressions"]);
+    let everywhere = BTreeSet::from(["addresses", "attributes", "consents", "members", "stories", "suppressions"]);
     assert_eq!(marked_tables(&house).await, everywhere);
     let export = house.get(PROJECT, &path("/export")).await;
     for pointer in

@@ -26,6 +26,7 @@ use bellwether_connectors::{
 use bellwether_processors::{
     consent::{self, OptIns},
     definitions::{Compiled, Projects, ProviderCheck},
+    members::MAX_ADDRESSES,
     retention::Retention,
 };
 use bellwether_schemas::{
@@ -35,7 +36,7 @@ use bellwether_schemas::{
     member::Profile,
     records::{ErrorKind, Event, MemberAction, MemberCommand, Receipt, ReceiptKind},
     rows::{Cells, Read, Row, Table, Write},
-    tables::{AggregateRow, ConsentRow, MemberRow, PROFILE, ScheduledRow},
+    tables::{AddressRow, AggregateRow, ConsentRow, MemberRow, PROFILE, ScheduledRow},
 };
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use std::{
@@ -344,6 +345,8 @@ fn definitions() -> Compiled {
 
 /// A member whom no event is about.
 const OUTSPOKEN: &str = "outspoken";
+/// Another one, whom guests turn out to be.
+const HOST: &str = "host";
 
 fn command(member: &str, action: MemberAction) -> MemberCommand {
     MemberCommand {
@@ -358,7 +361,12 @@ fn command(member: &str, action: MemberAction) -> MemberCommand {
         reason: None,
         category: None,
         proof: None,
+        other: None,
     }
+}
+
+fn guest(n: usize) -> String {
+    format!("guest{n}")
 }
 
 /// The process: everything that a crash takes away.
@@ -426,6 +434,8 @@ struct Run {
     calm: Arc<Mutex<bool>>,
     /// What [`OUTSPOKEN`] said, and in how many commands.
     said: (OptIns, usize),
+    /// How many were merged into [`HOST`].
+    guests: usize,
     crashes: u32,
 }
 
@@ -466,6 +476,7 @@ impl Run {
             oracle,
             calm,
             said: Default::default(),
+            guests: 0,
             crashes: 0,
         }
     }
@@ -513,7 +524,9 @@ impl Run {
             self.command(MemberCommand { patch: Some(patch.to_string()), ..command(&member, MemberAction::Upsert) })
                 .await;
         }
-        self.command(MemberCommand { patch: Some("{}".into()), ..command(OUTSPOKEN, MemberAction::Upsert) }).await;
+        for member in [OUTSPOKEN, HOST] {
+            self.command(MemberCommand { patch: Some("{}".into()), ..command(member, MemberAction::Upsert) }).await;
+        }
     }
 
     async fn command(&self, command: MemberCommand) {
@@ -540,6 +553,37 @@ impl Run {
         let lines = rows.next().unwrap().into_iter().map(|cells| ConsentRow::from_cells(cells).unwrap().applied);
         let commands: BTreeSet<i64> = lines.collect();
         assert_eq!((&profile.opt_ins, commands.len()), (&self.said.0, self.said.1), "seed {}: consent", self.seed);
+    }
+
+    /// Somebody who was just written turns out to be the host.
+    async fn merger(&mut self) {
+        let guest = guest(self.guests);
+        let mut patch = serde_json::json!({"email": format!("{guest}@example.com")});
+        patch["attributes"][&guest] = self.guests.into();
+        patch["opt_ins"]["email"][&guest] = false.into();
+        self.guests += 1;
+        self.command(MemberCommand { patch: Some(patch.to_string()), ..command(&guest, MemberAction::Upsert) }).await;
+        self.command(MemberCommand { other: Some(HOST.into()), ..command(&guest, MemberAction::Merge) }).await;
+    }
+
+    /// All that guests were is the host's, once, and nobody else's.
+    async fn judge_mergers(&self) {
+        let all = std::iter::once(HOST.to_owned()).chain((0..self.guests).map(guest));
+        let reads: Vec<_> = all.map(|member| MemberRow::read_one(PROJECT, member, PROFILE, "")).collect();
+        let rows: Vec<Cells> = self.store.read(&reads).await.unwrap().into_iter().flatten().collect();
+        let [host] = &rows[..] else { panic!("seed {}: {} members of {}", self.seed, rows.len(), reads.len()) };
+        let host = Profile::from_row(&MemberRow::from_cells(host.clone()).unwrap()).unwrap();
+        let attributes: BTreeSet<String> = host.attributes.keys().cloned().collect();
+        let guests: BTreeSet<String> = (0..self.guests).map(guest).collect();
+        assert_eq!(attributes, guests, "seed {}: attributes", self.seed);
+        let refused = host.opt_ins.get(&Channel::Email).map(|words| words.categories.clone()).unwrap_or_default();
+        let expected: BTreeMap<String, bool> = guests.iter().map(|guest| (guest.clone(), false)).collect();
+        assert_eq!(refused, expected, "seed {}: refusals", self.seed);
+        let at = |guest: &String| AddressRow::read_all(PROJECT, "email", format!("{guest}@example.com"));
+        let reads: Vec<_> = guests.iter().map(at).collect();
+        let found = self.store.read(&reads).await.unwrap().into_iter().flatten();
+        let found: Vec<String> = found.map(|cells| AddressRow::from_cells(cells).unwrap().member).collect();
+        assert_eq!(found, vec![HOST; self.guests.min(MAX_ADDRESSES)], "seed {}: index", self.seed);
     }
 
     fn event(&mut self, n: u32) -> Event {
@@ -623,6 +667,10 @@ impl Run {
                     self.consent().await;
                     continue;
                 }
+                4 if fed < count => {
+                    self.merger().await;
+                    continue;
+                }
                 _ => {}
             }
             let which = self.random.random_range(0..9);
@@ -685,6 +733,7 @@ impl Run {
             process.step(which).await.unwrap();
         }
         self.judge_consent().await;
+        self.judge_mergers().await;
         let seed = self.seed;
         let figures = self.figures().await;
         let figure = |metric: &str| figures.get(metric).copied().unwrap_or_default();

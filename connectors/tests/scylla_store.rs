@@ -32,6 +32,16 @@ use uuid::Uuid;
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 static SHARED: Mutex<Weak<Shared>> = Mutex::new(Weak::new());
 
+/// Every file of `infra/cql`, in order.
+const MIGRATIONS: [&str; 6] = [
+    "0001_tables.cql",
+    "0002_addresses.cql",
+    "0003_suppressions.cql",
+    "0004_consents.cql",
+    "0005_erased.cql",
+    "0006_attributes.cql",
+];
+
 /// A keyspace with all tables, dropped with the last test that uses it: making tables is slow.
 struct Shared {
     store: Arc<ScyllaStore>,
@@ -600,10 +610,7 @@ fn migrations_run_once_and_a_keyspace_without_them_is_not_ready() {
         let missing = |error: StoreError| assert!(matches!(error, StoreError::Schema(_)), "{error}");
         missing(store.ping().await.unwrap_err());
         missing(store.read(&[StoryRow::read_all(Uuid::nil())]).await.unwrap_err());
-        assert_eq!(
-            store.migrate().await.unwrap(),
-            ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql", "0004_consents.cql", "0005_erased.cql"]
-        );
+        assert_eq!(store.migrate().await.unwrap(), MIGRATIONS);
         store.ping().await.unwrap();
         store.write(vec![line(Uuid::nil(), 1).put()]).await.unwrap();
         assert_eq!(store.migrate().await.unwrap(), [""; 0]);
@@ -631,10 +638,7 @@ fn four_may_migrate_at_once_and_one_does() {
         }
         let mut names: Vec<_> = migrating.join_all().await.into_iter().flatten().collect();
         names.sort();
-        assert_eq!(
-            names,
-            ["0001_tables.cql", "0002_addresses.cql", "0003_suppressions.cql", "0004_consents.cql", "0005_erased.cql"]
-        );
+        assert_eq!(names, MIGRATIONS);
     });
 }
 

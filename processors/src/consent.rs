@@ -82,6 +82,26 @@ pub fn say(opt_ins: &mut OptIns, channel: Channel, category: &str, said: Option<
     opt_ins.retain(|_, words| !words.is_silent());
 }
 
+/// What two members say who turn out to be one. What either refuses is refused; else what the one who stays says stands, else what the other says.
+#[must_use]
+pub fn merged(stays: &OptIns, comes: &OptIns) -> OptIns {
+    let both = |stays: Option<bool>, comes: Option<bool>| match (stays, comes) {
+        (Some(false), _) | (_, Some(false)) => Some(false),
+        (stays, comes) => stays.or(comes),
+    };
+    let mut opt_ins = stays.clone();
+    for (channel, said) in comes {
+        let words = opt_ins.entry(*channel).or_default();
+        words.all = both(words.all, said.all);
+        for (category, said) in &said.categories {
+            let said = both(words.categories.get(category).copied(), Some(*said));
+            set(words, category, said);
+        }
+    }
+    opt_ins.retain(|_, words| !words.is_silent());
+    opt_ins
+}
+
 /// Sets one word and no other.
 fn set(words: &mut ByCategory, category: &str, said: Option<bool>) {
     if category == ByCategory::WHOLE {
@@ -180,9 +200,12 @@ pub fn row(entry: Entry, command: &MemberCommand, position: Position, applied: i
 /// What an actor's name ends with where it says by which way: `KEY via paper_form`, `member via preference_page`.
 pub const VIA: &str = " via ";
 
-/// By which way it was said, as the actor tells: named after [`VIA`], else `import`, `operator`, the channel where the member or a provider
-/// said so by it, and else `api`.
+/// By which way it was said: `merge` where two became one, else as the actor tells: named after [`VIA`], else `import`, `operator`, the channel
+/// where the member or a provider said so by it, and else `api`.
 fn source(command: &MemberCommand) -> &str {
+    if matches!(command.action, MemberAction::Merge | MemberAction::Absorb) {
+        return "merge";
+    }
     let actor = command.actor.as_str();
     if let Some((_, way)) = actor.rsplit_once(VIA) {
         return way;

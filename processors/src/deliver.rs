@@ -148,6 +148,7 @@ fn moved(delivery: &Delivery, provider: &str, action: MemberAction, address: Opt
         reason: None,
         category: None,
         proof: None,
+        other: None,
     })
 }
 

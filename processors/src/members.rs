@@ -4,6 +4,10 @@
 //! copy of what the list says, so that route reads the member alone; this processor keeps both. What members consent to is said by the ledger of
 //! [`consent`], to which it adds; the profile's opt-ins are that ledger's fold.
 
+mod index;
+mod merge;
+
+use self::index::{Indexed, indexed};
 use crate::{
     consent,
     definitions::Projects,
@@ -16,9 +20,9 @@ use bellwether_schemas::{
     member::{Address, AddressState, ByCategory, Patch, Profile},
     records::{Event, MemberAction, MemberCommand, Reason, Record},
     rows::{Read, Row, Write},
-    tables::{AddressRow, MemberRow, PROFILE, SuppressionRow},
+    tables::{AddressRow, MemberRow, PROFILE, SuppressionRow, shard_of},
 };
-use std::{cmp::Ordering, collections::BTreeSet, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Addresses of one channel that a member may have; the oldest goes first.
 pub const MAX_ADDRESSES: usize = 20;
@@ -50,16 +54,15 @@ impl Processor for Members {
         if command.action == MemberAction::Erase {
             reads.extend(erasure::kept(command, facts));
         }
-        // Whoever is not there can only come by an upsert.
-        if let (MemberAction::Upsert, Some(marks)) = (command.action, &self.marks) {
-            reads.push(erasure::mark(&**marks, command));
+        if let Some(marks) = self.marks.as_deref().filter(|_| makes_members(command)) {
+            reads.push(erasure::mark(marks, command));
         }
         if let Some((channel, address)) = listed(command) {
             reads.extend([listing(command, channel, address), sharing(command, channel, address)]);
         }
         // What cannot be read here is refused by `decide`.
-        for (channel, addresses) in patch_of(command).map(|patch| patch.addresses).unwrap_or_default() {
-            reads.extend(addresses.iter().map(|address| listing(command, channel, address)));
+        for (channel, address) in brought(command).unwrap_or_default() {
+            reads.push(listing(command, channel, &address));
         }
         reads
     }
@@ -70,17 +73,11 @@ impl Processor for Members {
         let stored = facts.one::<MemberRow>(&profile_of(command))?;
         let known = stored.as_ref().map(Profile::from_row).transpose()?;
         let fence = incoming.position.offset + 1;
-        let put = |(channel, address): &(Channel, String)| {
-            let row = AddressRow {
-                project: command.project.clone(),
-                channel: channel.name().into(),
-                address: address.clone(),
-                member: command.member.clone(),
-                since: command.at,
-            };
-            row.put_fenced(fence)
-        };
-        let before = addresses(known.as_ref());
+        let search = self.search(&command.project);
+        let is_searched = |name: &str| search.iter().any(|searched| searched == name);
+        let goes = matches!(command.action, MemberAction::Delete | MemberAction::Merge);
+        // Of who goes, the rows of attributes go too that were searched by once.
+        let before = indexed(known.as_ref(), |name| goes || is_searched(name));
         let seen = known.as_ref().map_or(-1, |p| p.applied).cmp(&offset);
         if seen == Ordering::Greater {
             // A redelivery of what is in the profile already.
@@ -89,21 +86,26 @@ impl Processor for Members {
         if command.action == MemberAction::Erase {
             return self.erased(incoming, offset, known.as_ref(), facts);
         }
-        if let (MemberAction::Upsert, Some(marks)) = (command.action, &self.marks)
-            && erasure::is_outlived(command, offset, &**marks, facts)?
+        if let Some(marks) = self.marks.as_deref().filter(|_| makes_members(command))
+            && erasure::is_outlived(command, offset, marks, facts)?
         {
             return Ok(Output::default());
         }
         let again = seen == Ordering::Equal;
         let (list, mut told) = on_the_list(command, facts, again)?;
+        if command.action == MemberAction::Merge {
+            // Who is not there has been handed over before.
+            let Some(known) = &known else { return Ok(Output::default()) };
+            told.push(merge::hand_over(command, known)?);
+        }
         let mut rows: Vec<Write> = list.into_iter().collect();
         if again {
             // The profile was written, after all that goes with it; but what others changed since on the index and the list is to be as it says.
             // What was to go from the index may stay: whoever reads the index looks into the profile.
-            rows.extend(before.iter().map(put));
+            rows.extend(before.iter().map(|entry| entry.put(command, fence)));
             return Ok(Output { rows, records: told, ..Output::default() });
         }
-        let profile = if command.action == MemberAction::Delete {
+        let profile = if goes {
             None
         } else {
             let double_opt_in = self.double_opt_in(&command.project);
@@ -112,13 +114,16 @@ impl Processor for Members {
             };
             Some(Profile { applied: offset, updated_at: command.at, ..profile })
         };
-        let after = addresses(profile.as_ref());
-        rows.extend(after.difference(&before).map(put));
+        let after = indexed(profile.as_ref(), is_searched);
+        // An attribute that is said again is put again: so an upload fills the index for a name that came to be searched by later.
+        let said = if search.is_empty() { Patch::default() } else { patch_of(command)? }.attributes;
+        let is_new = |entry: &&Indexed| !before.contains(*entry) || entry.is_attribute(|name| said.contains_key(name));
+        rows.extend(after.iter().filter(is_new).map(|entry| entry.put(command, fence)));
         let lines = consent::changes(known.as_ref(), profile.as_ref(), command).into_iter();
         rows.extend(lines.map(|line| consent::row(line, command, incoming.position, offset).put()));
-        let unconfirmed = profile.iter().flat_map(|profile| unconfirmed(profile, &before));
+        let unconfirmed = profile.iter().flat_map(|profile| unconfirmed(profile, known.as_ref()));
         told.extend(unconfirmed.map(|address| to_confirm(command, incoming.position, address)));
-        let mut last: Vec<Write> = before.difference(&after).map(|listed| unlisted(command, listed, fence)).collect();
+        let mut last: Vec<Write> = before.difference(&after).map(|entry| entry.delete(command, fence)).collect();
         last.push(match profile {
             Some(profile) => profile.into_row(&command.project, &command.member).put_fenced(fence),
             None => no_profile(command, fence),
@@ -132,6 +137,11 @@ impl Members {
     /// Whether new e-mail addresses have to be confirmed. Members may be known before their project's definitions are.
     fn double_opt_in(&self, project: &str) -> bool {
         self.projects.get(project).is_some_and(|project| project.document.project.double_opt_in)
+    }
+
+    /// Names of the attributes by which members of a project are found.
+    fn search(&self, project: &str) -> &[String] {
+        self.projects.get(project).map_or(&[][..], |project| project.document.project.search.as_slice())
     }
 
     /// Takes away all that is kept of the member but the list of suppressions, which is about addresses.
@@ -148,17 +158,11 @@ impl Members {
             invalid("erasure_key", &format!("missing, so nothing can be erased; {remedy}"))
         })?;
         let mut output = erasure::erase(command, incoming.position, offset, marks, facts)?;
-        output.after.extend(addresses(known).iter().map(|listed| unlisted(command, listed, fence)));
+        output.after.extend(indexed(known, |_| true).iter().map(|entry| entry.delete(command, fence)));
         // Last, and by the fence of this command, so that no older one brings it back.
         output.after.push(no_profile(command, fence));
         Ok(output)
     }
-}
-
-/// Takes an address of the member from the index.
-fn unlisted(command: &MemberCommand, (channel, address): &(Channel, String), fence: u64) -> Write {
-    let key = AddressRow::key(command.project.as_str(), channel.name(), address.as_str(), command.member.as_str());
-    Write::Delete { table: AddressRow::TABLE, key, fence: Some(fence) }
 }
 
 /// Takes the profile away.
@@ -167,11 +171,15 @@ fn no_profile(command: &MemberCommand, fence: u64) -> Write {
     Write::Delete { table: MemberRow::TABLE, key, fence: Some(fence) }
 }
 
-/// Addresses that are new and to be confirmed.
-fn unconfirmed<'a>(profile: &'a Profile, before: &BTreeSet<(Channel, String)>) -> Vec<&'a str> {
-    let all = profile.addresses.iter().flat_map(|(channel, list)| list.iter().map(|address| (*channel, address)));
+/// Addresses that are to be confirmed and were not before.
+fn unconfirmed<'a>(profile: &'a Profile, known: Option<&Profile>) -> Vec<&'a str> {
+    let is_asked = |channel: &Channel, address: &Address| {
+        let known = known.and_then(|known| known.addresses.get(channel)).into_iter().flatten();
+        known.filter(|known| known.state == AddressState::Unconfirmed).any(|known| known.address == address.address)
+    };
+    let all = profile.addresses.iter().flat_map(|(channel, list)| list.iter().map(move |address| (channel, address)));
     all.filter(|(_, address)| address.state == AddressState::Unconfirmed)
-        .filter(|(channel, address)| !before.contains(&(*channel, address.address.clone())))
+        .filter(|(channel, address)| !is_asked(channel, address))
         .map(|(_, address)| address.address.as_str())
         .collect()
 }
@@ -241,7 +249,7 @@ fn suppression(command: &MemberCommand, channel: Channel, address: &str) -> Supp
     SuppressionRow {
         project: command.project.clone(),
         channel: channel.name().into(),
-        shard: SuppressionRow::shard_of(address),
+        shard: shard_of(address),
         address: address.to_owned(),
         reason: command.reason.clone().unwrap_or_default(),
         source: command.actor.clone(),
@@ -249,10 +257,21 @@ fn suppression(command: &MemberCommand, channel: Channel, address: &str) -> Supp
     }
 }
 
-/// Every address of a profile.
-fn addresses(profile: Option<&Profile>) -> BTreeSet<(Channel, String)> {
-    let by_channel = profile.into_iter().flat_map(|p| &p.addresses);
-    by_channel.flat_map(|(channel, list)| list.iter().map(|a| (*channel, a.address.clone()))).collect()
+/// Whether the command makes a member who is not there. No other does.
+const fn makes_members(command: &MemberCommand) -> bool {
+    matches!(command.action, MemberAction::Upsert | MemberAction::Absorb)
+}
+
+/// The addresses that the command brings.
+fn brought(command: &MemberCommand) -> Result<Vec<(Channel, String)>, Refusal> {
+    let by_channel: BTreeMap<Channel, Vec<String>> = if command.action == MemberAction::Absorb {
+        let profile = merge::coming(command)?;
+        let names = |list: Vec<Address>| list.into_iter().map(|address| address.address).collect();
+        profile.addresses.into_iter().map(|(channel, list)| (channel, names(list))).collect()
+    } else {
+        patch_of(command)?.addresses
+    };
+    Ok(by_channel.into_iter().flat_map(|(channel, list)| list.into_iter().map(move |it| (channel, it))).collect())
 }
 
 fn profile_of(command: &MemberCommand) -> Read {
@@ -283,6 +302,9 @@ fn changed(
         let profile = known.unwrap_or_else(|| Profile { created_at: command.at, ..Profile::default() });
         return patched(profile, command, facts, double_opt_in).map(Some);
     }
+    if command.action == MemberAction::Absorb {
+        return merge::absorbed(known, command, facts).map(Some);
+    }
     let Some(mut profile) = known else { return Ok(None) };
     let channel = command.channel.ok_or_else(|| invalid("channel", "missing; this action needs one"))?;
     match command.action {
@@ -299,8 +321,8 @@ fn changed(
             let read = listing(command, channel, command.address.as_deref().unwrap_or_default());
             let listed = facts.one::<SuppressionRow>(&read)?;
             for address in named(&mut profile, channel, command) {
-                let copied = listed.clone().unwrap_or_else(|| suppression(command, channel, &address.address));
-                *address = Address { heard: address.heard, ..suppressed(copied) };
+                let row = listed.clone().unwrap_or_else(|| suppression(command, channel, &address.address));
+                *address = Address { heard: address.heard, ..copied(row) };
             }
         }
         MemberAction::Restore => {
@@ -342,7 +364,11 @@ fn changed(
                 }
             }
         }
-        MemberAction::Upsert | MemberAction::Delete | MemberAction::Erase => {}
+        MemberAction::Upsert
+        | MemberAction::Delete
+        | MemberAction::Erase
+        | MemberAction::Merge
+        | MemberAction::Absorb => {}
     }
     Ok(Some(profile))
 }
@@ -358,7 +384,7 @@ fn named<'a>(
 }
 
 /// The copy of what the list says, as a profile keeps it.
-fn suppressed(row: SuppressionRow) -> Address {
+fn copied(row: SuppressionRow) -> Address {
     let SuppressionRow { address, reason, since, .. } = row;
     Address { state: AddressState::Suppressed, reason, ..Address::active(address, since) }
 }
@@ -386,7 +412,7 @@ fn patched(
             let known = known.iter().find(|a| a.address == address).cloned();
             list.push(match (known, facts.one::<SuppressionRow>(&listing(command, channel, &address))?) {
                 (Some(known), _) => known,
-                (None, Some(row)) => suppressed(row),
+                (None, Some(row)) => copied(row),
                 (None, None) if to_confirm(channel) => Address {
                     state: AddressState::Unconfirmed,
                     reason: "not confirmed yet".into(),

@@ -135,6 +135,7 @@ fn consequence(receipt: &Receipt) -> Option<MemberCommand> {
         reason: receipt.detail.clone(),
         category: None,
         proof: (action == MemberAction::OptOut).then(|| proof(receipt, by_link)),
+        other: None,
     })
 }
 

@@ -3,18 +3,23 @@
 
 use bellwether_processors::{
     Facts, Incoming, Output, Processor,
-    consent::{Entry, OptIns, State, fold, say},
+    consent::{Entry, OptIns, State, allows, fold, merged, say},
     definitions::{Compiled, Projects, ProviderCheck},
     members::Members,
 };
 use bellwether_schemas::{
     Channel, Position, Timestamp, Topic,
+    definitions::Consent,
     member::{AddressState, ByCategory, Profile},
     records::{Event, MemberAction, MemberCommand, Record},
     rows::Write,
     tables::{ConsentRow, MemberRow, PROFILE},
 };
-use proptest::{collection::vec, prelude::*, sample::select};
+use proptest::{
+    collection::{btree_map, vec},
+    prelude::*,
+    sample::select,
+};
 use serde_json::{Value, json};
 
 const NOW: Timestamp = Timestamp(1_772_359_200_000);
@@ -94,6 +99,7 @@ fn command(action: MemberAction) -> MemberCommand {
         reason: None,
         category: None,
         proof: None,
+        other: None,
     }
 }
 
@@ -271,8 +277,15 @@ fn channel() -> impl Strategy<Value = Channel> {
     select(vec![Channel::Email, Channel::Sms])
 }
 
+fn any_opt_ins() -> impl Strategy<Value = OptIns> {
+    let words =
+        (any::<Option<bool>>(), btree_map(select(vec!["news".to_owned(), "tips".to_owned()]), any::<bool>(), 0..3));
+    let words = words.prop_map(|(all, categories)| ByCategory { all, categories });
+    btree_map(channel(), words, 0..3)
+}
+
 fn any_command() -> impl Strategy<Value = MemberCommand> {
-    use MemberAction::{AddAddress, Confirm, Delete, Heard, OptIn, OptOut};
+    use MemberAction::{Absorb, AddAddress, Confirm, Delete, Heard, Merge, OptIn, OptOut};
     let said = select(vec![None, Some(true), Some(false)]);
     let patch = vec((channel(), category(), said, any::<bool>()), 0..4).prop_map(|statements| {
         let mut opt_ins = serde_json::Map::new();
@@ -294,7 +307,12 @@ fn any_command() -> impl Strategy<Value = MemberCommand> {
         address: Some("m@example.com".into()),
         ..about(action, channel, category)
     });
-    prop_oneof![4 => action, 3 => patch, 1 => Just(command(Delete))]
+    let merge = Just(MemberCommand { other: Some("n".into()), ..command(Merge) });
+    let absorb = any_opt_ins().prop_map(|opt_ins| {
+        let patch = serde_json::to_string(&Profile { opt_ins, ..Profile::default() }).unwrap();
+        MemberCommand { patch: Some(patch), other: Some("n".into()), ..command(Absorb) }
+    });
+    prop_oneof![4 => action, 3 => patch, 1 => Just(command(Delete)), 1 => merge, 1 => absorb]
 }
 
 proptest! {
@@ -316,6 +334,26 @@ proptest! {
             let entries: Vec<Entry> = ledger.iter().map(entry).collect();
             prop_assert_eq!(fold(&entries), house.opt_ins());
             kept = ledger;
+        }
+    }
+
+    /// Whoever of two stays, nothing is sent to both that one of them refused, and nothing that needs an opt-in which neither gave.
+    #[test]
+    fn no_merger_allows_what_either_refused(one in any_opt_ins(), other in any_opt_ins()) {
+        let both = merged(&one, &other);
+        prop_assert_eq!(&merged(&other, &one), &both);
+        prop_assert_eq!(&merged(&both, &other), &both, "to absorb again changes nothing");
+        for channel in [Channel::Email, Channel::Sms] {
+            for category in ["news", "tips", "marketing"] {
+                let says = |opt_ins: &OptIns| opt_ins.get(&channel).and_then(|words| words.says(category));
+                let said = [says(&one), says(&other)];
+                if said.contains(&Some(false)) {
+                    let allowed = [Consent::Required, Consent::Assumed].map(|needed| allows(needed, says(&both)));
+                    prop_assert_eq!(allowed, [false; 2], "{} {}", channel, category);
+                } else {
+                    prop_assert_eq!(says(&both), said[0].or(said[1]), "{} {}", channel, category);
+                }
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use bellwether_schemas::{
         Scheduled, Verdict,
     },
     rows::{Row, Write},
-    tables::{AddressRow, AggregateRow, MemberRow, SuppressionRow},
+    tables::{AddressRow, AggregateRow, MemberRow, SuppressionRow, shard_of},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -697,6 +697,7 @@ fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
         reason: None,
         category: None,
         proof: None,
+        other: None,
     };
     let commands = [upsert(r#"{"email":"m@example.com"}"#), suppress.clone(), upsert(r#"{"email":"m@example.com"}"#)];
     let state = |facts: &Facts| {
@@ -737,6 +738,7 @@ fn about(member: &str, action: MemberAction, address: &str) -> MemberCommand {
         reason: (action == MemberAction::Suppress).then(|| "550".into()),
         category: None,
         proof: None,
+        other: None,
     }
 }
 
@@ -828,7 +830,7 @@ fn the_first_word_about_an_address_stands_and_is_what_profiles_copy() {
     let row = SuppressionRow {
         project: "shop".into(),
         channel: "email".into(),
-        shard: SuppressionRow::shard_of(DEAD),
+        shard: shard_of(DEAD),
         address: DEAD.into(),
         reason: "by letter".into(),
         source: "operator ops".into(),
@@ -864,7 +866,7 @@ fn a_redelivered_suppression_says_all_of_it_again() {
 
 #[test]
 fn what_a_command_may_find_suppressed_is_read_for_it() {
-    use MemberAction::{Delete, Heard, Suppress, Upsert};
+    use MemberAction::{Absorb, Delete, Heard, Merge, Suppress, Upsert};
     let tables = |command| {
         let incoming = Incoming { position: position(Topic::Members, 0), input: command };
         let reads = Members::default().needs(&incoming, &Facts::default(), NOW);
@@ -874,6 +876,11 @@ fn what_a_command_may_find_suppressed_is_read_for_it() {
     assert_eq!(tables(about("m", Suppress, DEAD)), ["members", "suppressions", "addresses"]);
     assert_eq!(tables(about("m", Delete, DEAD)), ["members"]);
     assert_eq!(tables(about("m", Heard, DEAD)), ["members"]);
+    assert_eq!(tables(about("m", Merge, DEAD)), ["members"]);
+    let addresses = [(Channel::Email, vec![Address::active(DEAD.into(), NOW)])].into();
+    let profile = serde_json::to_string(&Profile { addresses, ..Profile::default() }).unwrap();
+    let absorb = MemberCommand { patch: Some(profile), ..about("m", Absorb, DEAD) };
+    assert_eq!(tables(absorb), ["members", "suppressions"]);
 }
 
 #[test]

@@ -170,6 +170,12 @@ fn every_rule_tells_place_problem_and_remedy() {
             "project/caps",
             json!({"few": {"most": 1, "per": "day", "categories": ["transactional"], "exceed": "digest"}}),
         ),
+        ("project/search", json!(["tier", "city", "tier"])),
+        ("project/search", json!((0..11).map(|n| format!("a{n}")).collect::<Vec<_>>())),
+        (
+            "project",
+            json!({"name": "shop", "default_locale": "en", "attributes": {"tier": {"type": "string"}}, "search": ["teir", "city"]}),
+        ),
         ("project/tracking", tracked(json!({"base_url": "links.example"}))),
         ("project/tracking", tracked(json!({"base_url": "http://links.example"}))),
         ("project/tracking", tracked(json!({"base_url": "https://a@links.example/?x=<"}))),

@@ -4,6 +4,7 @@
 use bellwether_processors::{
     Facts, Incoming, Output, Processor,
     caps::{History, Sent},
+    definitions::{Compiled, Projects, ProviderCheck},
     erasure::Marks,
     members::Members,
     processor::Refusal,
@@ -17,7 +18,7 @@ use bellwether_schemas::{
         CLAIM, ConsentRow, DIGEST, ErasedRow, FALLBACK, MemberRow, PROFILE, SEEN, SENT, StoryRow, SuppressionRow,
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use uuid::Uuid;
 
@@ -44,7 +45,12 @@ struct House {
 
 impl House {
     fn new() -> Self {
-        Self { members: Members { marks: Some(Arc::new(Plain)), ..Members::default() }, rows: BTreeMap::new() }
+        let project = json!({"name": "shop", "default_locale": "en", "search": ["motto"]});
+        let document = json!({"project": project, "providers": {}, "templates": {}, "flows": {}});
+        let check = |_: &str, _: &serde_json::Map<String, Value>| ProviderCheck::default();
+        let compiled = Compiled::new(serde_json::from_value(document).unwrap(), 1, &check).unwrap();
+        let members = Members { projects: Projects::from_iter([compiled]), marks: Some(Arc::new(Plain)) };
+        Self { members, rows: BTreeMap::new() }
     }
 
     fn write(&mut self, writes: &[Write]) {
@@ -123,11 +129,13 @@ fn command(action: MemberAction, seconds: u64) -> MemberCommand {
         reason: None,
         category: None,
         proof: None,
+        other: None,
     }
 }
 
 fn upsert(seconds: u64) -> MemberCommand {
-    let patch = json!({"addresses": {"email": [ADDRESS]}, "opt_ins": {"email": true}});
+    let attributes = json!({"motto": "Never mind"});
+    let patch = json!({"addresses": {"email": [ADDRESS]}, "opt_ins": {"email": true}, "attributes": attributes});
     MemberCommand { patch: Some(patch.to_string()), ..command(MemberAction::Upsert, seconds) }
 }
 
@@ -184,7 +192,7 @@ fn known() -> House {
 fn an_erasure_takes_all_but_the_suppression_and_a_mark_that_names_nobody() {
     let mut house = known();
     house.write(&[line(told(9), "other").put()]);
-    assert_eq!(house.found(WHO), ["addresses", "consents", "members", "stories"]);
+    assert_eq!(house.found(WHO), ["addresses", "attributes", "consents", "members", "stories"]);
     house.does(3, command(MemberAction::Erase, 3));
     assert_eq!(house.found(WHO), [""; 0]);
     assert_eq!(house.found(ADDRESS), ["suppressions"]);
@@ -204,7 +212,7 @@ fn stories_go_before_the_rows_that_name_them() {
         names
     };
     assert_eq!(tables(&output.rows), ["erased", "stories"]);
-    assert_eq!(tables(&output.after), ["members", "consents", "addresses", "members"]);
+    assert_eq!(tables(&output.after), ["members", "consents", "addresses", "attributes", "members"]);
     assert!(output.records.is_empty(), "nobody is told");
 }
 
@@ -225,6 +233,29 @@ fn nothing_older_makes_the_member_again() {
     let consents = house.read(&ConsentRow::read_all("shop", WHO));
     assert_eq!(consents.len(), 1, "with a new ledger");
     assert_eq!(house.does(3, command(MemberAction::Erase, 3)), Output::default(), "whom the old erasure leaves alone");
+}
+
+#[test]
+fn an_erasure_takes_the_index_of_what_is_searched_by_no_more() {
+    let mut house = known();
+    house.members.projects = Projects::default();
+    house.does(3, command(MemberAction::Erase, 3));
+    assert_eq!(house.found(WHO), [""; 0]);
+}
+
+#[test]
+fn who_was_erased_since_absorbs_nobody() {
+    let mut house = known();
+    house.does(3, command(MemberAction::Erase, 3));
+    let patch = serde_json::to_string(&Profile { locale: Some("de".into()), ..Profile::default() }).unwrap();
+    let absorb = |seconds| MemberCommand {
+        patch: Some(patch.clone()),
+        other: Some("guest".into()),
+        ..command(MemberAction::Absorb, seconds)
+    };
+    assert_eq!(house.does(4, absorb(2)), Output::default(), "the merger was asked for before the erasure");
+    house.does(5, absorb(10));
+    assert_eq!(house.profile().unwrap().locale.as_deref(), Some("de"), "who comes afterwards is new");
 }
 
 #[test]

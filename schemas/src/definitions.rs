@@ -70,6 +70,14 @@ pub struct Project {
     /// What members may have as attributes; none is promised, so a template gives each a default. Without this, templates may name any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<BTreeMap<String, Schema>>,
+    /// Attributes by which members can be found, at most [`Project::MAX_SEARCH`]. What is added here finds the members that are written from then on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+}
+
+impl Project {
+    /// Most attributes by which members can be found: each is a row of a table for every member who has it.
+    pub const MAX_SEARCH: usize = 10;
 }
 
 /// A kind of message as members see it.

@@ -49,9 +49,9 @@ pub struct MemberCommand {
     pub actor: String,
     /// What is asked.
     pub action: MemberAction,
-    /// For `upsert`: a [`crate::member::Patch`] as JSON.
+    /// As JSON: for `upsert` a [`crate::member::Patch`], for `absorb` the [`crate::member::Profile`] that comes.
     pub patch: Option<String>,
-    /// For all but `upsert`, `delete` and `erase`.
+    /// For all but `upsert`, `delete`, `erase`, `merge` and `absorb`.
     pub channel: Option<Channel>,
     /// For all that concern one address.
     pub address: Option<String>,
@@ -63,6 +63,9 @@ pub struct MemberCommand {
     /// For what changes consent: what shows it, such as the form and the text that was shown, an IP address, a message's id, a file.
     #[serde(default)]
     pub proof: Option<String>,
+    /// `client_user_id` of the other one: for `merge` of who stays, for `absorb` of who went.
+    #[serde(default)]
+    pub other: Option<String>,
 }
 
 /// What a [`MemberCommand`] asks for.
@@ -93,6 +96,10 @@ pub enum MemberAction {
     Confirm,
     /// Take away all that is kept of the member; a mark that names nobody stays.
     Erase,
+    /// The member is the same person as another, who takes over the profile: hand it to them and remove it here.
+    Merge,
+    /// Take over the profile of somebody who is the same person.
+    Absorb,
 }
 
 /// The intent to tell one member one thing.

@@ -181,6 +181,47 @@ row! {
 }
 
 row! {
+    /// Who has a value of an attribute that the project searches by. Fenced as the member's own row.
+    AttributeRow in "attributes" fenced {
+        partition {
+            /// Project.
+            project: String,
+            /// Name of the attribute.
+            name: String,
+            /// See [`AttributeRow::text_of`].
+            value: String,
+            /// See [`shard_of`]: the member's.
+            shard: i64,
+        }
+        clustering {
+            /// `client_user_id`.
+            member: String,
+        }
+        columns {
+            /// Since when, at the latest.
+            since: Timestamp,
+        }
+    }
+}
+
+impl AttributeRow {
+    /// Most bytes of a value by which members can be found.
+    pub const MAX_VALUE_BYTES: usize = 256;
+
+    /// The text by which a value is found: a string as it is, numbers and booleans as JSON writes them. Nothing else is found, nor a text
+    /// above [`Self::MAX_VALUE_BYTES`].
+    #[must_use]
+    pub fn text_of(value: &serde_json::Value) -> Option<String> {
+        let text = match value {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Number(_) | serde_json::Value::Bool(_) => value.to_string(),
+            _ => return None,
+        };
+        (text.len() <= Self::MAX_VALUE_BYTES).then_some(text)
+    }
+}
+
+row! {
     /// An address that is not to be used, whoever has it or will have it. Not fenced: it is about no member, so no partition's offsets order
     /// its writes; the last word stands.
     SuppressionRow in "suppressions" {
@@ -189,7 +230,7 @@ row! {
             project: String,
             /// Channel.
             channel: String,
-            /// See [`SuppressionRow::shard_of`]: spreads a channel's list, so that no partition grows without bound.
+            /// See [`shard_of`]: the address's.
             shard: i64,
         }
         clustering {
@@ -207,21 +248,20 @@ row! {
     }
 }
 
-/// Partitions of one channel's suppressions.
-pub const SUPPRESSION_SHARDS: i64 = 16;
+/// Partitions over which a list that has no bound of its own is spread: the suppressions of a channel, the members with one value of an attribute.
+pub const SHARDS: i64 = 16;
+
+/// The shard of an entry of such a list: its hash modulo [`SHARDS`], so that no partition grows without bound.
+#[must_use]
+pub fn shard_of(entry: &str) -> i64 {
+    (crate::topics::hash(entry.as_bytes()) % SHARDS.cast_unsigned()).cast_signed()
+}
 
 impl SuppressionRow {
-    /// The shard of an address: its hash modulo [`SUPPRESSION_SHARDS`].
-    #[must_use]
-    pub fn shard_of(address: &str) -> i64 {
-        let shards = SUPPRESSION_SHARDS.cast_unsigned();
-        (crate::topics::hash(address.as_bytes()) % shards).cast_signed()
-    }
-
     /// Reads what the list says of an address.
     #[must_use]
     pub fn of(project: &str, channel: Channel, address: &str) -> Read {
-        Self::read_one(project, channel.name(), Self::shard_of(address), address)
+        Self::read_one(project, channel.name(), shard_of(address), address)
     }
 }
 
@@ -250,7 +290,7 @@ row! {
             state: String,
             /// Who said so, as the command names them.
             actor: String,
-            /// By which way: `api`, `import`, `operator`, `link`, `preference_page`, a channel, or what the client calls it.
+            /// By which way: `api`, `import`, `operator`, `link`, `preference_page`, `merge`, a channel, or what the client calls it.
             source: String,
             /// The address, where it is about one.
             address: Option<String>,
@@ -456,6 +496,7 @@ pub fn all() -> Vec<&'static crate::rows::Table> {
         SuppressionRow::TABLE,
         ConsentRow::TABLE,
         ErasedRow::TABLE,
+        AttributeRow::TABLE,
     ]
 }
 

@@ -82,8 +82,8 @@ fn error() -> impl Strategy<Value = ErrorKind> {
 }
 
 fn action() -> impl Strategy<Value = MemberAction> {
-    use MemberAction::{Confirm, Delete, OptIn, OptOut, Suppress, Upsert};
-    select(vec![Upsert, Delete, Suppress, OptOut, OptIn, Confirm])
+    use MemberAction::{Absorb, Confirm, Delete, Merge, OptIn, OptOut, Suppress, Upsert};
+    select(vec![Upsert, Delete, Suppress, OptOut, OptIn, Confirm, Merge, Absorb])
 }
 
 /// A strategy for a record from one strategy a field; in two groups, because a tuple of strategies holds twelve.
@@ -102,7 +102,7 @@ record!(event: Event {
 record!(member_command: MemberCommand {
     project: text(), member: text(), at: at(), actor: text(), action: action();
     patch: optional(text()), channel: optional(channel()), address: optional(text()), reason: optional(text()),
-    category: optional(text()), proof: optional(text()),
+    category: optional(text()), proof: optional(text()), other: optional(text()),
 });
 record!(notification: Notification {
     id: id(NotificationId), project: text(), member: text(), event: id(EventId), event_type: text(), flow: text(),

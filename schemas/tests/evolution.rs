@@ -71,6 +71,7 @@ impl Released for MemberCommand {
             reason: Some("unreachable".into()),
             category: (version > 2).then(|| "newsletter".into()),
             proof: (version > 2).then(|| "message SM1".into()),
+            other: (version > 4).then(|| "m-18".into()),
         }
     }
 }

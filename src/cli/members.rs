@@ -1,4 +1,4 @@
-//! `bellwether members get|find|put|delete|consents|export|erase|import`: members one by one, and a whole file streamed with its progress.
+//! `bellwether members get|find|put|delete|merge|consents|export|erase|import`: members one by one, and a whole file streamed with its progress.
 
 use super::{
     Connection,
@@ -44,13 +44,20 @@ pub enum Action {
         /// client_user_id
         id: String,
     },
-    /// Finds members by an address.
+    /// Finds members by an address, or by an attribute.
     Find {
         /// An e-mail address, a phone number or what else a channel knows a member by.
-        address: String,
+        #[arg(required_unless_present = "attribute", conflicts_with = "attribute")]
+        address: Option<String>,
         /// Of this channel alone.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "attribute")]
         channel: Option<String>,
+        /// An attribute and its value instead, such as `tier=gold`; the project names it under `search`.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = named_value)]
+        attribute: Option<(String, String)>,
+        /// At most so many members with the attribute.
+        #[arg(long, default_value_t = 1_000)]
+        limit: usize,
     },
     /// Creates or changes a member: what is absent stays, what is null goes.
     Put {
@@ -63,6 +70,13 @@ pub enum Action {
     Delete {
         /// client_user_id
         id: String,
+    },
+    /// Makes another member part of this one: its addresses, consent and attributes come over, and it is gone afterwards.
+    Merge {
+        /// client_user_id of the member who stays
+        id: String,
+        /// client_user_id of the member who goes
+        from: String,
     },
     /// Shows the ledger of what a member consented to, the oldest line first.
     Consents {
@@ -124,9 +138,12 @@ impl Members {
                 let member: Member = client.get(&path(&id), &[]).await?;
                 print_json(&member)
             }
-            Action::Find { address, channel } => {
-                let mut query = vec![("address", address.as_str())];
-                query.extend(channel.as_deref().map(|channel| ("channel", channel)));
+            Action::Find { attribute: Some((name, value)), limit, .. } => {
+                print_json(&with_attribute(&client, &name, &value, limit).await?)
+            }
+            Action::Find { address, channel, .. } => {
+                let query = [("address", address.as_deref()), ("channel", channel.as_deref())];
+                let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
                 let found: Found = client.get("/v1/members", &query).await?;
                 print_json(&found)
             }
@@ -137,6 +154,12 @@ impl Members {
                 print_json(&answer)
             }
             Action::Delete { id } => client.delete(&path(&id)).await,
+            Action::Merge { id, from } => {
+                let from = serde_json::json!({ "from": from });
+                // A member, or the word that it will be one.
+                let answer: Value = client.send_json(Method::POST, &format!("{}/merge", path(&id)), &from).await?;
+                print_json(&answer)
+            }
             Action::Consents { id, limit } => {
                 let all = consents(&client, &format!("{}/consents", path(&id)), limit).await?;
                 if self.connection.json { print_json(&all) } else { print(&ledger(&all)) }
@@ -156,6 +179,29 @@ impl Members {
             }
         }
     }
+}
+
+/// The members who have a value of an attribute, page by page.
+async fn with_attribute(client: &Client, name: &str, value: &str, limit: usize) -> anyhow::Result<Found> {
+    let mut all = Found { members: Vec::new(), next: None };
+    while all.members.len() < limit {
+        let page_size = (limit - all.members.len()).min(1_000).to_string();
+        let mut query = vec![("attribute", name), ("value", value), ("limit", page_size.as_str())];
+        query.extend(all.next.as_deref().map(|cursor| ("cursor", cursor)));
+        let page: Found = client.get("/v1/members", &query).await?;
+        all.members.extend(page.members);
+        all.next = page.next;
+        if all.next.is_none() {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+/// Reads `NAME=VALUE`.
+fn named_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("there is no `=` in it; write it like tier=gold")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 async fn consents(client: &Client, path: &str, limit: usize) -> anyhow::Result<Vec<Consent>> {

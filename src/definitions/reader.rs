@@ -167,7 +167,7 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        const FIELDS: [&str; 12] = [
+        const FIELDS: [&str; 13] = [
             "name",
             "default_locale",
             "default_region",
@@ -180,6 +180,7 @@ impl Reader {
             "routing",
             "tracking",
             "attributes",
+            "search",
         ];
         let fields = self.fields(node, &FIELDS);
         Project {
@@ -209,6 +210,7 @@ impl Reader {
             routing: self.optional(&fields, "routing", |r, n| Some(r.routing(n))),
             tracking: self.optional(&fields, "tracking", Self::tracking),
             attributes: self.optional(&fields, "attributes", Self::properties),
+            search: self.optional(&fields, "search", |r, n| r.list(n, Self::text)).unwrap_or_default(),
         }
     }
 

@@ -49,7 +49,7 @@ pub struct Consent {
     pub state: String,
     /// Who said so: a key's name, `import KEY`, `member by PROVIDER`, `provider NAME`.
     pub actor: String,
-    /// By which way: `api`, `import`, `operator`, `link`, a channel, or what the client called it.
+    /// By which way: `api`, `import`, `operator`, `link`, `merge`, a channel, or what the client called it.
     pub source: String,
     /// The address, where it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -210,6 +210,7 @@ impl Shared {
             reason: None,
             category,
             proof,
+            other: None,
         })
     }
 

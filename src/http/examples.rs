@@ -82,6 +82,8 @@ async fn what_an_example_asks_for_is_answered_as_promised() {
     let house = House::new().await;
     let document = house.get("/openapi.json").await.body;
     let mut requests: Vec<Body<'_>> = bodies(&document).into_iter().filter(|body| body.part == "request").collect();
+    // Who is merged into another has to be there.
+    house.put("/v1/members/guest-77", &json!({})).await;
     // What others are about comes first.
     requests.sort_by_key(|body| (body.path != "/v1/definitions", body.path != "/v1/members/{id}"));
     for body in requests {

@@ -253,6 +253,7 @@ impl Shared {
                 reason: Some(reason.into()),
                 category: None,
                 proof: (action == MemberAction::OptIn).then(|| reason.into()),
+                other: None,
             })
         };
         let mut records = Vec::new();

@@ -291,6 +291,7 @@ pub(super) fn upsert_command(
         reason: None,
         category: None,
         proof: None,
+        other: None,
     })
 }
 

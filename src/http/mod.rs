@@ -3,7 +3,7 @@
 //!
 //! Reading order: this page (what the API needs, its limits and layers), [`problem`] (how it refuses), [`auth`] (who may),
 //! [`idempotency`] (the same request twice), then one module a resource: [`events`], [`members`] (with
-//! [`profile`], [`search`], [`links`], [`consents`] and [`rights`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`],
+//! [`profile`], [`search`], [`merge`], [`links`], [`consents`] and [`rights`]), [`imports`] (with [`rows`]), [`suppressions`], [`notifications`], [`stats`], [`dead_letters`], [`definitions`],
 //! [`preview`], [`channels`], [`webhooks`], [`tracking`], [`probes`];
 //! [`openapi`] describes them all.
 
@@ -20,6 +20,7 @@ pub mod idempotency;
 pub mod imports;
 pub mod links;
 pub mod members;
+pub mod merge;
 pub mod notifications;
 pub mod openapi;
 pub mod preview;
@@ -29,6 +30,7 @@ pub mod profile;
 pub mod rights;
 pub mod rows;
 pub mod search;
+mod shards;
 pub mod stats;
 pub mod suppressions;
 #[cfg(test)]
@@ -236,6 +238,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/members/{id}/consents", &["get", "post"]),
     ("/v1/members/{id}/export", &["get"]),
     ("/v1/members/{id}/erase", &["post"]),
+    ("/v1/members/{id}/merge", &["post"]),
     ("/v1/web-push/key", &["get"]),
     ("/v1/web-push/subscriptions", &["post"]),
     ("/v1/webhooks/{project}/{provider}", &["get", "post"]),
@@ -268,6 +271,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/members/{id}/consents", get(consents::list).post(consents::add))
         .route("/v1/members/{id}/export", get(rights::export))
         .route("/v1/members/{id}/erase", post(rights::erase))
+        .route("/v1/members/{id}/merge", post(merge::merge))
         .route("/v1/imports/{id}", get(imports::progress))
         .route("/v1/imports/{id}/rejects", get(imports::rejects))
         .route("/v1/notifications", get(notifications::of_event))

@@ -18,7 +18,7 @@ use utoipa::{
     paths(
         super::events::accept,
         super::members::read, super::members::upsert, super::members::remove,
-        super::search::find,
+        super::search::find, super::merge::merge,
         super::consents::list, super::consents::add,
         super::rights::export, super::rights::erase,
         super::links::create, super::links::key, super::links::subscribe,

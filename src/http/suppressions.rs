@@ -11,6 +11,7 @@ use super::{
     problem::{FieldError, Problem, ProblemDocument},
     profile,
     rows::{SUPPRESSION_COLUMNS, SUPPRESSIONS, Sheet},
+    shards::{Place, behind},
 };
 use async_trait::async_trait;
 use axum::{
@@ -20,13 +21,12 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bellwether_connectors::log::Append;
 use bellwether_schemas::{
     Channel, Timestamp, Topic,
     records::{MemberAction, MemberCommand, Record},
-    rows::{Read, Row, Span, Write},
-    tables::{AddressRow, SUPPRESSION_SHARDS, SuppressionRow},
+    rows::{Read, Row, Write},
+    tables::{AddressRow, SuppressionRow, shard_of},
 };
 use futures::stream;
 use serde::{Deserialize, Serialize};
@@ -42,8 +42,6 @@ const MAX_SOURCE: usize = 300;
 const PAGE: usize = 1_000;
 /// Members of one address that are read at once.
 const SHARING: usize = 1_000;
-/// Greater than every address, in every store's order.
-const END: &str = "\u{10ffff}";
 
 /// An address that is not to be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -132,8 +130,8 @@ pub async fn list(
     }
     let missing = || Problem::invalid("channel", "`channel` is missing", "name the channel whose list you want");
     let channel = profile::channel("channel", query.channel.as_deref().ok_or_else(missing)?)?;
-    let place = query.cursor.as_deref().map_or_else(|| Ok(Place::default()), Place::read)?;
-    let (rows, next) = shared.page(caller.project(), channel, place, query.limit).await?;
+    let place = Place::read(query.cursor.as_deref())?;
+    let (rows, next) = shared.listed(caller.project(), channel, place, query.limit).await?;
     let suppressions = rows.into_iter().map(Suppression::of).collect::<Result<_, _>>()?;
     Ok(Json(SuppressionPage { suppressions, next: next.map(|place| place.cursor()) }))
 }
@@ -393,7 +391,7 @@ fn row(
     source: String,
     since: Timestamp,
 ) -> SuppressionRow {
-    let shard = SuppressionRow::shard_of(&address);
+    let shard = shard_of(&address);
     SuppressionRow { project: project.into(), channel: channel.name().into(), shard, address, reason, source, since }
 }
 
@@ -416,35 +414,6 @@ impl Suppression {
     }
 }
 
-/// Where in a channel's list: the shard, and the address behind which to go on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Place {
-    shard: i64,
-    behind: Option<String>,
-}
-
-impl Place {
-    fn cursor(&self) -> String {
-        URL_SAFE_NO_PAD.encode(format!("{}/{}", self.shard, self.behind.as_deref().unwrap_or_default()))
-    }
-
-    fn read(cursor: &str) -> Result<Self, Problem> {
-        let read = || {
-            let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
-            let (shard, behind) = text.split_once('/')?;
-            let shard = shard.parse().ok().filter(|shard| (0..SUPPRESSION_SHARDS).contains(shard))?;
-            Some(Self { shard, behind: (!behind.is_empty()).then(|| behind.to_owned()) })
-        };
-        let bad = || Problem::invalid("cursor", "the cursor is none of ours", "send the `next` of the page before");
-        read().ok_or_else(bad)
-    }
-}
-
-/// What lies behind a text, in the order of texts.
-fn behind(text: &str) -> Span {
-    Span::Between(vec![format!("{text}\0").into()], vec![END.into()])
-}
-
 /// An export in work.
 struct Export {
     shared: Arc<Shared>,
@@ -459,7 +428,7 @@ impl Export {
     /// The next lines; `None` at the end.
     async fn page(&mut self) -> Result<Option<String>, Problem> {
         let Some(channel) = self.channels.first().copied() else { return Ok(None) };
-        let (rows, next) = self.shared.page(&self.project, channel, self.place.clone(), PAGE).await?;
+        let (rows, next) = self.shared.listed(&self.project, channel, self.place.clone(), PAGE).await?;
         self.place = next.unwrap_or_else(|| {
             self.channels.remove(0);
             Place::default()
@@ -496,29 +465,16 @@ impl Shared {
         Ok(rows.into_iter().flatten().next().map(SuppressionRow::from_cells).transpose()?)
     }
 
-    /// The next rows of a channel, shard by shard, and where the page after them begins.
-    async fn page(
+    /// The next rows of a channel, and where the page after them begins.
+    async fn listed(
         &self,
         project: &str,
         channel: Channel,
-        mut place: Place,
+        place: Place,
         limit: usize,
     ) -> Result<(Vec<SuppressionRow>, Option<Place>), Problem> {
-        let mut rows: Vec<SuppressionRow> = Vec::new();
-        while place.shard < SUPPRESSION_SHARDS {
-            let span = place.behind.as_deref().map_or(Span::All, behind);
-            let all = SuppressionRow::read_all(project, channel.name(), place.shard);
-            let read = Read { span, limit: Some(limit - rows.len()), ..all };
-            for cells in self.api.store.read(&[read]).await?.into_iter().flatten() {
-                rows.push(SuppressionRow::from_cells(cells)?);
-            }
-            if rows.len() >= limit {
-                place.behind = rows.last().map(|row| row.address.clone());
-                return Ok((rows, Some(place)));
-            }
-            place = Place { shard: place.shard + 1, behind: None };
-        }
-        Ok((rows, None))
+        let shard = |shard| SuppressionRow::read_all(project, channel.name(), shard);
+        self.page(place, limit, shard, |row: &SuppressionRow| &row.address).await
     }
 
     /// Puts rows on the list and commands on the log by which members who have such an address take it over. Tells whether the deadline was kept,
@@ -566,6 +522,7 @@ impl Shared {
                 reason: (!row.reason.is_empty()).then(|| row.reason.clone()),
                 category: None,
                 proof: None,
+                other: None,
             });
             appends.push(Append::of(&command)?);
         }
@@ -594,21 +551,5 @@ impl Shared {
             open = more;
         }
         Ok(found)
-    }
-}
-
-#[allow(clippy::unwrap_used)]
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_cursor_reads_back_and_nothing_else_panics(shard in 0..SUPPRESSION_SHARDS, address in "\\PC{1,40}", other in "\\PC{0,40}") {
-            let place = Place { shard, behind: Some(address) };
-            prop_assert_eq!(Place::read(&place.cursor()).unwrap(), place);
-            Place::read(&other).ok();
-        }
     }
 }

@@ -221,7 +221,7 @@ impl MemoryLog {
 
     fn change(&self, position: Position, command: MemberCommand) {
         let key = MemberRow::key(command.project.as_str(), command.member.as_str(), PROFILE, "");
-        if matches!(command.action, MemberAction::Delete | MemberAction::Erase) {
+        if matches!(command.action, MemberAction::Delete | MemberAction::Erase | MemberAction::Merge) {
             return self.store.apply(Write::Delete { table: MemberRow::TABLE, key, fence: Some(1) });
         }
         let rows = self.store.rows.lock().unwrap();

@@ -7,6 +7,7 @@ use super::{
     test_support::{Answer, House, JSON, NOW, shop},
 };
 use crate::runtime::deliver::REPLAY_HEADER;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bellwether_processors::dead_letters::RETENTION;
 use bellwether_schemas::{
     Channel, EventId, NotificationId, Topic,
@@ -15,8 +16,8 @@ use bellwether_schemas::{
     member::{Address, Patch, Profile},
     records::{DeadLetter, DefinitionSet, Event, Header, MemberAction, MemberCommand, Reason, Receipt},
     tables::{
-        AddressRow, AggregateRow, ConsentRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow, LinkRow,
-        MemberRow, StoryRow, SuppressionRow,
+        AddressRow, AggregateRow, AttributeRow, ConsentRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow,
+        LinkRow, MemberRow, SHARDS, StoryRow, SuppressionRow, shard_of,
     },
 };
 use futures::StreamExt;
@@ -341,7 +342,7 @@ async fn a_member_is_exported_whole_and_erased() {
     house.store.put(SuppressionRow {
         project: "shop".into(),
         channel: "email".into(),
-        shard: SuppressionRow::shard_of("anna@example.org"),
+        shard: shard_of("anna@example.org"),
         address: "anna@example.org".into(),
         reason: "550".into(),
         source: "provider mail".into(),
@@ -572,6 +573,103 @@ async fn members_are_found_by_any_address_of_theirs() {
 }
 
 #[tokio::test]
+async fn members_are_found_page_by_page_by_an_attribute_that_the_project_names() {
+    let house = House::new().await;
+    let mut document = serde_json::to_value(shop()).unwrap();
+    document["project"]["search"] = json!(["tier"]);
+    let published =
+        house.call(Method::PUT, "/v1/definitions", "all", &[JSON, ("if-match", "*")], document.to_string()).await;
+    assert_eq!(published.status, 200, "{}", published.body);
+    // Of `former` the index knows a tier that the profile has no more, of `gone` the profile is not there any more.
+    let gold: Vec<String> = (0..40).map(|n| format!("m{n:02}")).collect();
+    for member in gold.iter().map(String::as_str).chain(["former", "gone"]) {
+        house.store.put(AttributeRow {
+            project: "shop".into(),
+            name: "tier".into(),
+            value: "gold".into(),
+            shard: shard_of(member),
+            member: member.into(),
+            since: NOW,
+        });
+        let tier = if member == "former" { "silver" } else { "gold" };
+        let attributes = json!({"tier": tier}).as_object().unwrap().clone();
+        if member != "gone" {
+            house.store.put(Profile { attributes, ..Profile::default() }.into_row("shop", member));
+        }
+    }
+    let mut expected = gold.clone();
+    expected.sort_by_key(|member| (shard_of(member), member.clone()));
+    for limit in [1, 7, 100] {
+        let (mut found, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = house.get(&format!("/v1/members?attribute=tier&value=gold&limit={limit}{cursor}")).await;
+            let members = page.body["members"].as_array().unwrap_or_else(|| panic!("{}", page.body));
+            assert!(members.len() <= limit, "{limit}");
+            found.extend(members.iter().map(|member| member["id"].as_str().unwrap().to_owned()));
+            let Some(next) = page.body["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(found, expected, "{limit}");
+    }
+    let none = house.get("/v1/members?attribute=tier&value=bronze").await;
+    assert_eq!(none.body, json!({"members": [], "next": null}));
+    let foreign = house.call(Method::GET, "/v1/members?attribute=tier&value=gold", "other", &[], "").await;
+    foreign.problem(422, "attribute");
+    let unknown = house.get("/v1/members?attribute=teir&value=gold").await;
+    let problem = unknown.problem(422, "attribute").to_string();
+    assert!(problem.contains("did you mean `tier`?") && problem.contains("`search` in project.yaml"), "{problem}");
+    let (long, behind_all) = ("x".repeat(257), URL_SAFE_NO_PAD.encode(format!("{SHARDS}/")));
+    for (query, field) in [
+        ("attribute=tier".to_owned(), "value"),
+        (format!("attribute=tier&value={long}"), "value"),
+        ("attribute=tier&value=gold&limit=0".to_owned(), "limit"),
+        ("attribute=tier&value=gold&limit=1001".to_owned(), "limit"),
+        ("attribute=tier&value=gold&cursor=x".to_owned(), "cursor"),
+        (format!("attribute=tier&value=gold&cursor={behind_all}"), "cursor"),
+        ("attribute=tier&value=gold&channel=email".to_owned(), "channel"),
+        ("attribute=tier&value=gold&address=a@b.org".to_owned(), "attribute"),
+        ("address=a@b.org&limit=7".to_owned(), "limit"),
+        ("value=gold".to_owned(), "address"),
+    ] {
+        house.get(&format!("/v1/members?{query}")).await.problem(422, field);
+    }
+    command(&house, &["members", "find", "--attribute", "tier=gold", "--limit", "7"]).await.unwrap();
+    command(&house, &["members", "find", "anna@example.org"]).await.unwrap();
+    for line in [&["members", "find"][..], &["members", "find", "--attribute", "tier"]] {
+        assert!(command(&house, line).await.is_err(), "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_member_is_merged_into_another() {
+    let house = House::new().await;
+    let path = "/v1/members/anna/merge";
+    house.put("/v1/members/anna", &json!({"locale": "en"})).await;
+    house.put("/v1/members/guest-77", &json!({"locale": "de"})).await;
+    house.post("/v1/members/nobody/merge", &json!({"from": "anna"})).await.problem(404, "id");
+    house.post(path, &json!({"from": "nobody"})).await.problem(404, "from");
+    house.post(path, &json!({"from": "anna"})).await.problem(422, "from");
+    house.post(path, &json!({"from": ""})).await.problem(422, "from");
+    house.post(path, &json!({"into": "guest-77"})).await.problem(400, "body");
+    assert_eq!(house.log.appended(Topic::Members).len(), 2);
+
+    let merged = house.post(path, &json!({"from": "guest-77"})).await;
+    assert_eq!((merged.status.as_u16(), &merged.body["id"]), (200, &json!("anna")), "{}", merged.body);
+    let commands: Vec<MemberCommand> = house.log.decoded(Topic::Members);
+    let MemberCommand { member, action, actor, patch, proof, other, .. } = &commands[2];
+    assert_eq!((member.as_str(), *action, actor.as_str(), patch), ("guest-77", MemberAction::Merge, "all", &None));
+    assert_eq!((other.as_deref(), proof.as_deref()), (Some("anna"), Some("merged into anna")));
+    house.post(path, &json!({"from": "guest-77"})).await.problem(404, "from");
+
+    house.put("/v1/members/guest-78", &json!({})).await;
+    command(&house, &["members", "merge", "anna", "guest-78"]).await.unwrap();
+    house.put("/v1/members/guest-79", &json!({})).await;
+    house.log.applying.store(false, SeqCst);
+    let late = house.post(path, &json!({"from": "guest-79"})).await;
+    assert_eq!((late.status.as_u16(), &late.body["applied"]), (202, &json!(false)));
+}
+
+#[tokio::test]
 async fn a_bad_suppression_is_refused_by_field_and_leaves_nothing() {
     let house = House::new().await;
     let good = json!({"reason": "r"});
@@ -684,7 +782,7 @@ fn suppression(channel: &str, address: &str, reason: &str) -> SuppressionRow {
     SuppressionRow {
         project: "shop".into(),
         channel: channel.into(),
-        shard: SuppressionRow::shard_of(address),
+        shard: shard_of(address),
         address: address.into(),
         reason: reason.into(),
         source: "provider mail".into(),

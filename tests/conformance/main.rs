@@ -128,6 +128,7 @@ async fn begin(house: &House, case: &Case, at: SocketAddr, secrets: &Secrets) {
                 reason: None,
                 category: None,
                 proof: None,
+                other: None,
             }))
             .await;
         until("the browser is known", async || {

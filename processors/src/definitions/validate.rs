@@ -200,10 +200,35 @@ fn project(document: &Definitions, findings: &mut Findings) -> bool {
     for (name, declared) in project.attributes.iter().flatten() {
         schema(&format!("project.attributes.{name}"), declared, findings);
     }
+    search(project, findings);
     if let Some(settings) = &project.tracking {
         tracking(settings, findings);
     }
     is_locale
+}
+
+fn search(project: &Project, findings: &mut Findings) {
+    const PATH: &str = "project.search";
+    if project.search.len() > Project::MAX_SEARCH {
+        let problem = format!("there are {} attributes", project.search.len());
+        let remedy = format!("name at most {}: each is a row for every member who has it", Project::MAX_SEARCH);
+        findings.add(PATH, problem, remedy);
+    }
+    for (index, name) in project.search.iter().enumerate() {
+        let path = format!("{PATH}.{index}");
+        if project.search[..index].contains(name) {
+            findings.add(path, format!("`{name}` is there twice"), "remove one");
+        } else if let Some(declared) = &project.attributes
+            && !declared.contains_key(name)
+        {
+            let hint = did_you_mean(name, declared.keys().map(String::as_str));
+            findings.add(
+                path,
+                format!("unknown attribute `{name}`{hint}"),
+                "declare it under `attributes` in project.yaml",
+            );
+        }
+    }
 }
 
 fn tracking(tracking: &Tracking, findings: &mut Findings) {

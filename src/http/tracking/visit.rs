@@ -75,6 +75,7 @@ impl Visit {
             reason: None,
             category: None,
             proof: Some(proof),
+            other: None,
         }
     }
 }

@@ -64,6 +64,7 @@ const ALL: &[Migration] = &[
     Migration { name: "0003_suppressions.cql", text: include_str!("../../../../infra/cql/0003_suppressions.cql") },
     Migration { name: "0004_consents.cql", text: include_str!("../../../../infra/cql/0004_consents.cql") },
     Migration { name: "0005_erased.cql", text: include_str!("../../../../infra/cql/0005_erased.cql") },
+    Migration { name: "0006_attributes.cql", text: include_str!("../../../../infra/cql/0006_attributes.cql") },
 ];
 
 impl Migration {
