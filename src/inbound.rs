@@ -13,11 +13,13 @@ use bellwether_schemas::{
     member::Profile,
     records::{MemberAction, MemberCommand},
     rows::{Read, Row},
-    tables::{AddressRow, LinkRow, MemberRow, PROFILE},
+    tables::{AddressRow, LinkRow, MERGED, MemberRow, PROFILE},
 };
 
 /// Members of one address that are looked at.
 const MAX_SHARING: usize = 20;
+/// Mergers, one after the other, through which a member is followed.
+const MAX_MERGERS: usize = 8;
 
 /// What a member did on a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,7 +177,28 @@ pub(crate) async fn members_at(
 /// # Errors
 /// The store's.
 pub async fn profile(store: &dyn Store, project: &str, member: &str) -> Result<Option<Profile>, StoreError> {
-    let read = MemberRow::read_one(project, member, PROFILE, "");
+    Ok(row(store, project, member, PROFILE).await?.as_ref().map(Profile::from_row).transpose()?)
+}
+
+/// The profile of a member, or of the one of whom they became part since: a link in an old message names who they were.
+///
+/// # Errors
+/// The store's.
+pub async fn profile_now(store: &dyn Store, project: &str, member: &str) -> Result<Option<Profile>, StoreError> {
+    let mut member = member.to_owned();
+    for _ in 0..MAX_MERGERS {
+        let known = profile(store, project, &member).await?;
+        let Some(went) = row(store, project, &member, MERGED).await?.filter(|_| known.is_none()) else {
+            return Ok(known);
+        };
+        let Some(other) = serde_json::from_str(went.decision.as_deref().unwrap_or_default()).ok() else { break };
+        member = other;
+    }
+    Ok(None)
+}
+
+async fn row(store: &dyn Store, project: &str, member: &str, kind: &str) -> Result<Option<MemberRow>, StoreError> {
+    let read = MemberRow::read_one(project, member, kind, "");
     let row = store.read(&[read]).await?.into_iter().flatten().next();
-    Ok(row.map(|cells| Profile::from_row(&MemberRow::from_cells(cells)?)).transpose()?)
+    Ok(row.map(MemberRow::from_cells).transpose()?)
 }

@@ -50,7 +50,7 @@ impl Processor for Members {
 
     fn needs(&self, incoming: &Incoming<MemberCommand>, facts: &Facts, _: Timestamp) -> Vec<Read> {
         let command = &incoming.input;
-        let mut reads = vec![profile_of(command)];
+        let mut reads = vec![profile_of(command), merge::went(command)];
         if command.action == MemberAction::Erase {
             reads.extend(erasure::kept(command, facts));
         }
@@ -91,6 +91,10 @@ impl Processor for Members {
         {
             return Ok(Output::default());
         }
+        let went = facts.one::<MemberRow>(&merge::went(command))?.filter(|_| known.is_none());
+        if let Some(told) = went.as_ref().map(|row| merge::passed_on(command, row)).transpose()?.flatten() {
+            return Ok(Output { records: vec![told], ..Output::default() });
+        }
         let again = seen == Ordering::Equal;
         let (list, mut told) = on_the_list(command, facts, again)?;
         if command.action == MemberAction::Merge {
@@ -124,6 +128,11 @@ impl Processor for Members {
         let unconfirmed = profile.iter().flat_map(|profile| unconfirmed(profile, known.as_ref()));
         told.extend(unconfirmed.map(|address| to_confirm(command, incoming.position, address)));
         let mut last: Vec<Write> = before.difference(&after).map(|entry| entry.delete(command, fence)).collect();
+        if command.action == MemberAction::Merge {
+            last.push(merge::leaves(command, fence)?);
+        } else if went.is_some() {
+            last.push(merge::is_back(command, fence));
+        }
         last.push(match profile {
             Some(profile) => profile.into_row(&command.project, &command.member).put_fenced(fence),
             None => no_profile(command, fence),

@@ -870,7 +870,10 @@ fn what_a_command_may_find_suppressed_is_read_for_it() {
     let tables = |command| {
         let incoming = Incoming { position: position(Topic::Members, 0), input: command };
         let reads = Members::default().needs(&incoming, &Facts::default(), NOW);
-        reads.into_iter().map(|read| read.table).collect::<Vec<_>>()
+        let mut tables: Vec<_> = reads.into_iter().map(|read| read.table).collect();
+        // The profile and where the member went: rows of one partition.
+        tables.dedup();
+        tables
     };
     assert_eq!(tables(about("m", Upsert, DEAD)), ["members", "suppressions"]);
     assert_eq!(tables(about("m", Suppress, DEAD)), ["members", "suppressions", "addresses"]);

@@ -259,6 +259,39 @@ fn the_one_who_stays_gets_what_it_lacks() {
 }
 
 #[test]
+fn what_is_said_of_who_went_is_said_of_the_one_who_stays() {
+    let mut house = House::searching_by(&[]);
+    house.does(upsert("guest", &json!({"opt_ins": {"email": true}})));
+    house.does(upsert("ana", &json!({"opt_ins": {"email": true}})));
+    house.does(merge());
+    let refused = || MemberCommand {
+        channel: Some(Channel::Email),
+        proof: Some("link".into()),
+        ..command("guest", MemberAction::OptOut)
+    };
+    house.does(refused());
+    assert_eq!(json!(house.profile("ana").unwrap().opt_ins), json!({"email": false}));
+    assert_eq!(house.ledger("ana").pop().unwrap(), "email * refused, api: link");
+    assert_eq!(house.profile("guest"), None);
+
+    // Who comes under the old id is somebody new, and speaks for nobody else.
+    house.does(upsert("guest", &json!({"opt_ins": {"sms": true}})));
+    house.does(MemberCommand { channel: Some(Channel::Sms), ..refused() });
+    assert_eq!(json!(house.profile("guest").unwrap().opt_ins), json!({"sms": false}));
+    assert_eq!(json!(house.profile("ana").unwrap().opt_ins), json!({"email": false}));
+    house.does(command("guest", MemberAction::Delete));
+    assert_eq!(house.decides(refused()).unwrap().records, [], "nothing leads to ana any more");
+
+    // Back and forth makes no circle.
+    house.does(upsert("guest", &json!({})));
+    house.does(merge());
+    house.does(MemberCommand { other: Some("guest".into()), ..command("ana", MemberAction::Merge) });
+    house.does(command("guest", MemberAction::Delete));
+    house.does(MemberCommand { member: "ana".into(), ..refused() });
+    assert_eq!((house.profile("ana"), house.profile("guest")), (None, None));
+}
+
+#[test]
 fn of_an_address_that_both_have_the_more_careful_word_stands() {
     use AddressState::{Active, Quarantined, Suppressed, Unconfirmed};
     let known = |state, reason: &str| Address {
@@ -349,7 +382,7 @@ fn the_profile_goes_when_it_is_handed_over_and_a_crash_between_does_no_harm() {
     house.does(upsert("guest", &patch("silver")));
     house.offset += 1;
     let first = house.decides(merge()).unwrap();
-    assert_eq!(tables(&first.after), ["addresses", "attributes", "members"]);
+    assert_eq!(tables(&first.after), ["addresses", "attributes", "members", "members"]);
     // The process ended when the record was on the log: the next one does it again.
     house.facts.apply(&first.rows);
     let again = house.decides(merge()).unwrap();

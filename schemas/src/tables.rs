@@ -45,7 +45,7 @@ row! {
             position: Option<String>,
             /// Claim: the decision as it was taken, JSON; a redelivery emits it again, unchanged. Sent: JSON list of what was decided to be sent,
             /// as far as caps may count it, oldest first. Seen: JSON object of when which sign last came from the member. Fallback: the
-            /// [`crate::records::Notification`] as the next channel gets it, JSON. Digest: what was gathered, JSON.
+            /// [`crate::records::Notification`] as the next channel gets it, JSON. Digest: what was gathered, JSON. Merged: the other's id, JSON.
             decision: Option<String>,
         }
     }
@@ -77,6 +77,8 @@ impl MemberRow {
 
 /// `kind` of a member's profile.
 pub const PROFILE: &str = "profile";
+/// `kind` of whom the member became part of: JSON of the other's `client_user_id`. It is there for as long as there is no profile.
+pub const MERGED: &str = "merged";
 /// `kind` of what the member was sent lately, in the lane that `id` names.
 pub const SENT: &str = "sent";
 /// `kind` of what last came of messages to the member by the channel that `id` names; track's alone, fenced by the receipt's offset.

@@ -62,7 +62,13 @@ pub(crate) fn unix_seconds() -> u64 {
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
     use super::*;
-    use openssl::{bn::BigNum, ec::EcKey, pkey::HasPublic, rsa::Rsa, sign::Verifier};
+    use openssl::{
+        bn::BigNum,
+        ec::EcKey,
+        pkey::{HasPublic, PKey},
+        rsa::Rsa,
+        sign::Verifier,
+    };
     use serde_json::json;
 
     fn parts(token: &str) -> (String, Vec<u8>, Value, Value) {

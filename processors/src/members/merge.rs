@@ -1,7 +1,7 @@
 //! Two members who turn out to be one person: what the one who goes hands over, and what both come to.
 //! A profile is changed by its own member's commands alone, so the one who goes can only say it to the one who stays.
 
-use super::{MAX_ADDRESSES, copied, invalid, listing};
+use super::{MAX_ADDRESSES, copied, invalid, listing, makes_members};
 use crate::{
     consent,
     processor::{Facts, Refusal},
@@ -9,13 +9,47 @@ use crate::{
 use bellwether_schemas::{
     member::{Address, AddressState, Profile},
     records::{MemberAction, MemberCommand, Record},
-    tables::SuppressionRow,
+    rows::{Read, Row, Write},
+    tables::{MERGED, MemberRow, SuppressionRow},
 };
+
+/// Reads where the member went.
+pub(super) fn went(command: &MemberCommand) -> Read {
+    MemberRow::read_one(command.project.as_str(), command.member.as_str(), MERGED, "")
+}
+
+/// What becomes of a command to somebody who has gone: the one who stays is told, because links in messages to the old id are followed for long, and
+/// nobody who says no there is to be written to. Whoever comes to be known under the old id again is somebody new.
+pub(super) fn passed_on(command: &MemberCommand, row: &MemberRow) -> Result<Option<Record>, Refusal> {
+    use MemberAction::{Delete, Erase, Merge};
+    if makes_members(command) || matches!(command.action, Delete | Merge | Erase) {
+        return Ok(None);
+    }
+    let text = row.decision.as_deref().unwrap_or_default();
+    let member = serde_json::from_str(text).map_err(|error| invalid("members.decision", &error.to_string()))?;
+    Ok(Some(Record::Member(MemberCommand { member, ..command.clone() })))
+}
+
+/// The row that says where the member went, and the one that says so no more.
+pub(super) fn leaves(command: &MemberCommand, fence: u64) -> Result<Write, Refusal> {
+    let row = MemberRow::empty(&command.project, &command.member, MERGED, "");
+    let text = serde_json::to_string(stays(command)?).map_err(|error| invalid("other", &error.to_string()))?;
+    Ok(MemberRow { decision: Some(text), updated_at: Some(command.at), ..row }.put_fenced(fence))
+}
+
+pub(super) fn is_back(command: &MemberCommand, fence: u64) -> Write {
+    let key = MemberRow::key(command.project.as_str(), command.member.as_str(), MERGED, "");
+    Write::Delete { table: MemberRow::TABLE, key, fence: Some(fence) }
+}
+
+fn stays(command: &MemberCommand) -> Result<&str, Refusal> {
+    let other = command.other.as_deref().filter(|stays| *stays != command.member);
+    other.ok_or_else(|| invalid("other", "missing, or the member itself; name the member that stays"))
+}
 
 /// The command by which the one who stays takes over the profile.
 pub(super) fn hand_over(command: &MemberCommand, profile: &Profile) -> Result<Record, Refusal> {
-    let stays = command.other.clone().filter(|stays| *stays != command.member);
-    let stays = stays.ok_or_else(|| invalid("other", "missing, or the member itself; name the member that stays"))?;
+    let stays = stays(command)?.to_owned();
     let patch = serde_json::to_string(profile).map_err(|error| invalid("profile", &error.to_string()))?;
     Ok(Record::Member(MemberCommand {
         member: stays,

@@ -112,6 +112,7 @@ mod tests {
         Channel, Timestamp, Topic,
         member::{Address, Profile},
         records::{MemberAction, MemberCommand},
+        tables::{MERGED, MemberRow},
     };
     use reqwest::Method;
     use serde_json::json;
@@ -228,12 +229,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_became_part_of_another_chooses_for_that_one() {
+        let (house, path) = tracked().await;
+        let to = |member: &str, other: &str| {
+            let row = MemberRow::empty("shop", member, MERGED, "");
+            house.store.put(MemberRow { decision: Some(json!(other).to_string()), ..row });
+        };
+        to("anna", "ana");
+        to("ana", "a");
+        house.store.put(profile(None).into_row("shop", "a"));
+        let path = path(Purpose::Preferences);
+        assert!(html(&get(&house, &path, "").await).contains("<legend>E-mail</legend>"));
+        post(&house, &path, "was.email.news=on&do=save").await;
+        // The `members` processor passes it on.
+        assert_eq!(commands(&house)[0].member, "anna");
+    }
+
+    #[tokio::test]
     async fn the_proof_says_from_where_as_the_proxy_does() {
         let (house, path) = known(None).await;
         for (header, proof) in [
-            ("203.0.113.7", "preference page, en: News; from 203.0.113.7"),
-            ("10.0.0.1, 2001:db8::1", "preference page, en: News; from 2001:db8::1"),
-            ("10.0.0.1, me", "preference page, en: News"),
+            ("203.0.113.7", "preference page, en: Newsletter; from 203.0.113.7"),
+            ("10.0.0.1, 2001:db8::1", "preference page, en: Newsletter; from 2001:db8::1"),
+            ("10.0.0.1, me", "preference page, en: Newsletter"),
         ] {
             let headers = [FORM, ("x-forwarded-for", header)];
             let page = house.call(Method::POST, &path, "", &headers, "was.email.news=on&do=save").await;

@@ -6,7 +6,10 @@ use super::{
     page::{self, Language},
     unreadable,
 };
-use crate::http::{Shared, problem::Problem};
+use crate::{
+    http::{Shared, problem::Problem},
+    inbound,
+};
 use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
@@ -92,7 +95,8 @@ impl Shared {
         let language = self.language(project, headers);
         let opened = self.opened(project, purpose, token).zip(self.definitions(project));
         let (link, project) = opened.ok_or(Closed::Unreadable(language))?;
-        let profile = self.profile(&project.project, &link.reference.member).await.map_err(|_| {
+        let now = inbound::profile_now(&*self.api.store, &project.project, &link.reference.member);
+        let profile = now.await.map_err(|_| {
             self.api.observer.tracked(purpose, Tracked::Unavailable);
             Closed::Unavailable(language)
         })?;
