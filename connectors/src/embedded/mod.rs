@@ -13,7 +13,7 @@ use crate::{
 };
 use bellwether_schemas::{Timestamp, rows::BadRow, topics::RETENTION_DAYS};
 use commit::Committer;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, config::PartitioningPolicy};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -224,7 +224,14 @@ impl Engine {
 
     /// Opens or creates a keyspace.
     pub(crate) fn keyspace(&self, name: &str, buffer_bytes: u64) -> Result<Keyspace, EmbeddedError> {
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(buffer_bytes).manual_journal_persist(true);
+        // Filters and indices in pieces, at every level: whole, those of a table of 64 MiB are read for each look-up once the cache holds no more of them.
+        let options = || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(buffer_bytes)
+                .manual_journal_persist(true)
+                .filter_block_partitioning_policy(PartitioningPolicy::all(true))
+                .index_block_partitioning_policy(PartitioningPolicy::all(true))
+        };
         Ok(self.database.keyspace(name, options)?)
     }
 
