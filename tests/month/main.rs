@@ -1,4 +1,4 @@
-//! A month of a shop with a thousand members: events of several flows, changes of mind by the API, by STOP and by one click, members who are deleted,
+//! A month of a shop with a thousand members: events of several flows, changes of mind by the API, by STOP and by one click, members who are deleted or erased,
 //! under a clock whose hands are moved when all is at rest. Then the [`checker`], which knows only what receivers got and what the ledger says, looks
 //! for a message that should not have been. On the embedded parts and on a real Kafka and CQL store (`cargo xtask services up`; a test that cannot
 //! reach them fails and says so). `BELLWETHER_SEED=n` makes another month.
@@ -48,7 +48,7 @@ const MEMBERS: usize = 1_000;
 /// Members to whom half of all events go, so that caps and digests have something to do.
 const BUSY: usize = 40;
 const EVENTS: usize = 12_000;
-/// Members who are deleted in the course of the month.
+/// Members who are deleted or erased in the course of the month.
 const DELETED: usize = 30;
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -222,7 +222,7 @@ struct Month {
     key: String,
     /// The hands, and how many letters and texts had arrived when they were moved on.
     marks: Vec<(i64, usize, u64)>,
-    /// Who was deleted when, and what their ledger was until then.
+    /// Who was deleted or erased when, and what their ledger was until then.
     erased: BTreeMap<usize, (i64, Vec<Line>)>,
 }
 
@@ -234,6 +234,9 @@ impl Month {
         let file = folder.join("month.yaml");
         // A cluster's configuration needs a key; this world has another.
         let key = format!("api_keys: [{{name: t, project: {PROJECT}, scopes: [], sha256: \"{}\"}}]", "0".repeat(64));
+        let erasure_key = folder.join("erasure.key");
+        std::fs::write(&erasure_key, "the key by which all of them mark whom they erase").unwrap();
+        let key = format!("{key}\nerasure_key: {{file: {}}}", erasure_key.display());
         let data = folder.join("data");
         std::fs::write(&file, format!("data_dir: {}\n{key}\n{}", data.display(), cluster.unwrap_or_default())).unwrap();
         let mut config = Config::load(Some(&file)).unwrap();
@@ -324,7 +327,7 @@ impl Month {
     /// What members and the shop do at this hand of the clock.
     async fn happen(&mut self, steps: usize, n: usize) {
         if (n + 1) * DELETED / steps > self.erased.len() {
-            self.delete().await;
+            self.lose().await;
         }
         let words: Vec<_> = (0..2).map(|_| self.change_of_mind()).collect();
         let events: Vec<_> = (n * EVENTS / steps..(n + 1) * EVENTS / steps).map(|id| self.event(id)).collect();
@@ -339,13 +342,19 @@ impl Month {
         assert_eq!(told.unwrap().0 as usize, events.len(), "seed {}", this.seed);
     }
 
-    async fn delete(&mut self) {
+    /// Deletes or erases a member.
+    async fn lose(&mut self) {
         let alive: Vec<usize> = (0..MEMBERS).filter(|n| !self.erased.contains_key(n)).collect();
         // One in two is busy, so that there is something on its way to them.
         let among = if self.erased.len().is_multiple_of(2) { BUSY / 2 } else { alive.len() };
         let n = alive[self.random.random_range(0..among)];
         let ledger = self.ledger(n).await;
-        let (status, answer) = self.call(Method::DELETE, &format!("/v1/members/m{n}"), Value::Null).await;
+        let path = format!("/v1/members/m{n}");
+        let (status, answer) = if self.random.random_bool(0.5) {
+            self.call(Method::POST, &format!("{path}/erase"), Value::Null).await
+        } else {
+            self.call(Method::DELETE, &path, Value::Null).await
+        };
         assert_eq!(status, 204, "seed {}: {answer}", self.seed);
         self.erased.insert(n, (self.now(), ledger));
     }
