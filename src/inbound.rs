@@ -98,18 +98,11 @@ pub async fn commands(
         _ => None,
     };
     let command = |member: &str, at, action, channel, address: &str, reason: &str| MemberCommand {
-        project: project.to_owned(),
-        member: member.to_owned(),
-        at,
-        actor: format!("member by {provider}"),
-        action,
-        patch: None,
         channel: Some(channel),
         address: Some(address.to_owned()),
         reason: (!reason.is_empty()).then(|| reason.to_owned()),
-        category: None,
         proof: matches!(action, OptIn | OptOut).then(|| message.clone().unwrap_or_else(|| reason.to_owned())),
-        other: None,
+        ..MemberCommand::new(project.to_owned(), member.to_owned(), action, format!("member by {provider}"), at)
     };
     let (channel, address, at, actions): (_, _, _, &[(MemberAction, &str)]) = match &heard {
         Heard::Said(said) => {
@@ -187,10 +180,10 @@ pub async fn profile(store: &dyn Store, project: &str, member: &str) -> Result<O
 pub async fn profile_now(store: &dyn Store, project: &str, member: &str) -> Result<Option<Profile>, StoreError> {
     let mut member = member.to_owned();
     for _ in 0..MAX_MERGERS {
-        let known = profile(store, project, &member).await?;
-        let Some(went) = row(store, project, &member, MERGED).await?.filter(|_| known.is_none()) else {
-            return Ok(known);
-        };
+        if let Some(known) = profile(store, project, &member).await? {
+            return Ok(Some(known));
+        }
+        let Some(went) = row(store, project, &member, MERGED).await? else { break };
         let Some(other) = serde_json::from_str(went.decision.as_deref().unwrap_or_default()).ok() else { break };
         member = other;
     }

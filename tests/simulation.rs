@@ -349,20 +349,7 @@ const OUTSPOKEN: &str = "outspoken";
 const HOST: &str = "host";
 
 fn command(member: &str, action: MemberAction) -> MemberCommand {
-    MemberCommand {
-        project: PROJECT.into(),
-        member: member.into(),
-        at: Timestamp(START),
-        actor: "simulation".into(),
-        action,
-        patch: None,
-        channel: None,
-        address: None,
-        reason: None,
-        category: None,
-        proof: None,
-        other: None,
-    }
+    MemberCommand::new(PROJECT.into(), member.into(), action, "simulation".into(), Timestamp(START))
 }
 
 fn guest(n: usize) -> String {

@@ -137,18 +137,15 @@ pub fn settle(delivery: &Delivery, name: &str, provider: &Provider, tried: Tried
 
 fn moved(delivery: &Delivery, provider: &str, action: MemberAction, address: Option<String>, now: Timestamp) -> Record {
     Record::Member(MemberCommand {
-        project: delivery.project.clone(),
-        member: delivery.member.clone(),
-        at: now,
-        actor: format!("provider {provider}"),
-        action,
-        patch: None,
         channel: Some(delivery.channel),
         address,
-        reason: None,
-        category: None,
-        proof: None,
-        other: None,
+        ..MemberCommand::new(
+            delivery.project.clone(),
+            delivery.member.clone(),
+            action,
+            format!("provider {provider}"),
+            now,
+        )
     })
 }
 

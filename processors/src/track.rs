@@ -124,18 +124,17 @@ fn consequence(receipt: &Receipt) -> Option<MemberCommand> {
     };
     let by_link = receipt.detail.as_deref() == Some(Receipt::BY_LINK);
     Some(MemberCommand {
-        project: receipt.project.clone(),
-        member: receipt.member.clone(),
-        at: receipt.at,
-        actor: if by_link { format!("member{VIA}link") } else { format!("provider {}", receipt.provider) },
-        action,
-        patch: None,
         channel: Some(receipt.channel),
         address: receipt.address.clone(),
         reason: receipt.detail.clone(),
-        category: None,
         proof: (action == MemberAction::OptOut).then(|| proof(receipt, by_link)),
-        other: None,
+        ..MemberCommand::new(
+            receipt.project.clone(),
+            receipt.member.clone(),
+            action,
+            if by_link { format!("member{VIA}link") } else { format!("provider {}", receipt.provider) },
+            receipt.at,
+        )
     })
 }
 

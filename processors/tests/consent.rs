@@ -87,20 +87,7 @@ fn entry(row: &ConsentRow) -> Entry {
 }
 
 fn command(action: MemberAction) -> MemberCommand {
-    MemberCommand {
-        project: "shop".into(),
-        member: "m".into(),
-        at: NOW,
-        actor: "shop".into(),
-        action,
-        patch: None,
-        channel: None,
-        address: None,
-        reason: None,
-        category: None,
-        proof: None,
-        other: None,
-    }
+    MemberCommand::new("shop".into(), "m".into(), action, "shop".into(), NOW)
 }
 
 fn upsert(patch: &Value) -> MemberCommand {

@@ -686,18 +686,8 @@ fn a_dead_address_is_suppressed_and_a_nightly_upload_does_not_revive_it() {
     let [Record::Member(suppress)] = &output.records[..] else { panic!("{output:?}") };
     let mut facts = Facts::default();
     let upsert = |patch: &str| MemberCommand {
-        project: "shop".into(),
-        member: "m".into(),
-        at: NOW,
-        actor: "test".into(),
-        action: MemberAction::Upsert,
         patch: Some(patch.into()),
-        channel: None,
-        address: None,
-        reason: None,
-        category: None,
-        proof: None,
-        other: None,
+        ..MemberCommand::new("shop".into(), "m".into(), MemberAction::Upsert, "test".into(), NOW)
     };
     let commands = [upsert(r#"{"email":"m@example.com"}"#), suppress.clone(), upsert(r#"{"email":"m@example.com"}"#)];
     let state = |facts: &Facts| {
@@ -727,18 +717,11 @@ fn about(member: &str, action: MemberAction, address: &str) -> MemberCommand {
     let patch = json!({"addresses": {"email": [address]}}).to_string();
     let upsert = action == MemberAction::Upsert;
     MemberCommand {
-        project: "shop".into(),
-        member: member.into(),
-        at: NOW,
-        actor: "provider mail".into(),
-        action,
         patch: upsert.then_some(patch),
         channel: (!upsert).then_some(Channel::Email),
         address: (!upsert).then(|| address.into()),
         reason: (action == MemberAction::Suppress).then(|| "550".into()),
-        category: None,
-        proof: None,
-        other: None,
+        ..MemberCommand::new("shop".into(), member.into(), action, "provider mail".into(), NOW)
     }
 }
 

@@ -117,20 +117,7 @@ impl House {
 }
 
 fn command(action: MemberAction, seconds: u64) -> MemberCommand {
-    MemberCommand {
-        project: "shop".into(),
-        member: WHO.into(),
-        at: NOW.plus(Duration::from_secs(seconds)),
-        actor: "shop".into(),
-        action,
-        patch: None,
-        channel: None,
-        address: None,
-        reason: None,
-        category: None,
-        proof: None,
-        other: None,
-    }
+    MemberCommand::new("shop".into(), WHO.into(), action, "shop".into(), NOW.plus(Duration::from_secs(seconds)))
 }
 
 fn upsert(seconds: u64) -> MemberCommand {

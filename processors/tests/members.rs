@@ -93,20 +93,7 @@ impl House {
 }
 
 fn command(member: &str, action: MemberAction) -> MemberCommand {
-    MemberCommand {
-        project: "shop".into(),
-        member: member.into(),
-        at: NOW,
-        actor: "shop".into(),
-        action,
-        patch: None,
-        channel: None,
-        address: None,
-        reason: None,
-        category: None,
-        proof: None,
-        other: None,
-    }
+    MemberCommand::new("shop".into(), member.into(), action, "shop".into(), NOW)
 }
 
 fn upsert(member: &str, patch: &Value) -> MemberCommand {

@@ -68,6 +68,27 @@ pub struct MemberCommand {
     pub other: Option<String>,
 }
 
+impl MemberCommand {
+    /// A command that says no more than every command does.
+    #[must_use]
+    pub const fn new(project: String, member: String, action: MemberAction, actor: String, at: Timestamp) -> Self {
+        Self {
+            project,
+            member,
+            at,
+            actor,
+            action,
+            patch: None,
+            channel: None,
+            address: None,
+            reason: None,
+            category: None,
+            proof: None,
+            other: None,
+        }
+    }
+}
+
 /// What a [`MemberCommand`] asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -10,6 +10,8 @@ use std::{path::PathBuf, time::Duration};
 
 /// Longer than the server lets any request but an import take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Entries of a list that one answer brings at most.
+const MAX_PAGE: usize = 1_000;
 
 /// Where the API is, and who asks.
 #[derive(Args, Clone, Debug)]
@@ -82,6 +84,32 @@ impl Client {
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<T> {
         let request = self.request(Method::GET, path, query)?.timeout(TIMEOUT);
         Ok(serde_json::from_slice(&self.send(request).await?)?)
+    }
+
+    /// The first `limit` entries of a list, page by page; `split` parts an answer into its entries and where the next page begins.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub(super) async fn list<P: DeserializeOwned, T>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        limit: usize,
+        split: impl Fn(P) -> (Vec<T>, Option<String>),
+    ) -> anyhow::Result<(Vec<T>, Option<String>)> {
+        let (mut all, mut next) = (Vec::new(), None::<String>);
+        while all.len() < limit {
+            let page_size = (limit - all.len()).min(MAX_PAGE).to_string();
+            let place = next.as_deref().map(|cursor| ("cursor", cursor));
+            let query: Vec<_> = query.iter().copied().chain([("limit", page_size.as_str())]).chain(place).collect();
+            let (page, behind) = split(self.get(path, &query).await?);
+            all.extend(page);
+            next = behind;
+            if next.is_none() {
+                break;
+            }
+        }
+        Ok((all, next))
     }
 
     /// Sends a JSON body.

@@ -181,21 +181,11 @@ impl Members {
     }
 }
 
-/// The members who have a value of an attribute, page by page.
+/// The members who have a value of an attribute.
 async fn with_attribute(client: &Client, name: &str, value: &str, limit: usize) -> anyhow::Result<Found> {
-    let mut all = Found { members: Vec::new(), next: None };
-    while all.members.len() < limit {
-        let page_size = (limit - all.members.len()).min(1_000).to_string();
-        let mut query = vec![("attribute", name), ("value", value), ("limit", page_size.as_str())];
-        query.extend(all.next.as_deref().map(|cursor| ("cursor", cursor)));
-        let page: Found = client.get("/v1/members", &query).await?;
-        all.members.extend(page.members);
-        all.next = page.next;
-        if all.next.is_none() {
-            break;
-        }
-    }
-    Ok(all)
+    let query = [("attribute", name), ("value", value)];
+    let (members, next) = client.list("/v1/members", &query, limit, |page: Found| (page.members, page.next)).await?;
+    Ok(Found { members, next })
 }
 
 /// Reads `NAME=VALUE`.
@@ -205,20 +195,7 @@ fn named_value(text: &str) -> Result<(String, String), String> {
 }
 
 async fn consents(client: &Client, path: &str, limit: usize) -> anyhow::Result<Vec<Consent>> {
-    let mut all = Vec::new();
-    let mut cursor: Option<String> = None;
-    while all.len() < limit {
-        let page_size = (limit - all.len()).min(1_000).to_string();
-        let mut query = vec![("limit", page_size.as_str())];
-        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-        let page: ConsentPage = client.get(path, &query).await?;
-        all.extend(page.consents);
-        cursor = page.next;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    Ok(all)
+    Ok(client.list(path, &[], limit, |page: ConsentPage| (page.consents, page.next)).await?.0)
 }
 
 fn ledger(all: &[Consent]) -> String {

@@ -110,20 +110,8 @@ impl Suppressions {
 }
 
 async fn list(client: &Client, channel: &str, limit: usize) -> anyhow::Result<Vec<Suppression>> {
-    let mut all = Vec::new();
-    let mut cursor: Option<String> = None;
-    while all.len() < limit {
-        let page_size = (limit - all.len()).min(1_000).to_string();
-        let mut query = vec![("channel", channel), ("limit", page_size.as_str())];
-        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-        let page: SuppressionPage = client.get("/v1/suppressions", &query).await?;
-        all.extend(page.suppressions);
-        cursor = page.next;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    Ok(all)
+    let split = |page: SuppressionPage| (page.suppressions, page.next);
+    Ok(client.list("/v1/suppressions", &[("channel", channel)], limit, split).await?.0)
 }
 
 /// Writes as it comes: the list may be longer than memory.

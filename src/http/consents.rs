@@ -4,7 +4,7 @@
 use super::{
     Shared,
     auth::{Caller, Scope},
-    extract::{Params, Segment},
+    extract::{Params, Segment, page_size},
     members::{self, Member, Pending},
     problem::{FieldError, Problem, ProblemDocument},
     profile, suppressions,
@@ -122,13 +122,11 @@ pub async fn list(
 ) -> Result<Json<ConsentPage>, Problem> {
     caller.require(Scope::Members)?;
     profile::member_id(&id)?;
-    if !(1..=1_000).contains(&query.limit) {
-        return Err(Problem::invalid("limit", "`limit` is not within 1 to 1000", "ask for several pages"));
-    }
+    let limit = page_size(query.limit)?;
     let span = query.cursor.as_deref().map_or(Ok(Span::All), behind)?;
-    let read = Read { span, limit: Some(query.limit), ..ConsentRow::read_all(caller.project(), id) };
+    let read = Read { span, limit: Some(limit), ..ConsentRow::read_all(caller.project(), id) };
     let rows: Vec<ConsentRow> = shared.rows(read).await?;
-    let next = rows.last().filter(|_| rows.len() >= query.limit).map(cursor);
+    let next = rows.last().filter(|_| rows.len() >= limit).map(cursor);
     Ok(Json(ConsentPage { consents: rows.into_iter().map(Consent::of).collect(), next }))
 }
 
@@ -199,18 +197,10 @@ impl Shared {
             None => name.clone(),
         };
         Ok(MemberCommand {
-            project: caller.project().into(),
-            member: member.into(),
-            at: self.now(),
-            actor,
-            action,
-            patch: None,
             channel: Some(channel),
-            address: None,
-            reason: None,
             category,
             proof,
-            other: None,
+            ..MemberCommand::new(caller.project().into(), member.into(), action, actor, self.now())
         })
     }
 

@@ -4,7 +4,7 @@
 use super::{
     Shared,
     auth::{Caller, Scope},
-    extract::{Params, Segment},
+    extract::{Params, Segment, page_size},
     problem::{Problem, ProblemDocument},
     stats::days,
 };
@@ -302,10 +302,7 @@ impl Shared {
         filter: &LetterFilter,
         default_limit: usize,
     ) -> Result<(Vec<DeadLetterRow>, Option<String>), Problem> {
-        let limit = filter.limit.unwrap_or(default_limit);
-        if !(1..=1_000).contains(&limit) {
-            return Err(Problem::invalid("limit", "`limit` is not within 1 to 1000", "ask for several pages"));
-        }
+        let limit = page_size(filter.limit.unwrap_or(default_limit))?;
         let today = self.now().day();
         let week_ago = self.now().0.saturating_sub(DEFAULT_DAYS * 86_400_000);
         let week_ago = bellwether_schemas::Timestamp(week_ago).day();

@@ -5,7 +5,7 @@
 use super::{
     Shared,
     auth::{Caller, Scope},
-    extract::{Params, Segment},
+    extract::{Params, Segment, page_size},
     members::{Ends, upsert_command},
     problem::{FieldError, Problem, ProblemDocument},
     profile,
@@ -439,12 +439,10 @@ pub async fn rejects(
     Params(query): Params<RejectsQuery>,
 ) -> Result<Json<RejectPage>, Problem> {
     caller.require(Scope::Members)?;
-    if !(1..=1_000).contains(&query.limit) {
-        return Err(Problem::invalid("limit", "`limit` is not within 1 to 1000", "ask for several pages"));
-    }
+    let limit = page_size(query.limit)?;
     shared.import(caller.project(), id).await?;
     let span = Span::Between(vec![query.after.saturating_add(1).into()], vec![i64::MAX.into()]);
-    let read = Read { span, limit: Some(query.limit), ..ImportRejectRow::read_all(caller.project(), id) };
+    let read = Read { span, limit: Some(limit), ..ImportRejectRow::read_all(caller.project(), id) };
     let cells = shared.api.store.read(&[read]).await?.into_iter().flatten();
     let rejects = cells
         .map(|cells| {
@@ -452,7 +450,7 @@ pub async fn rejects(
             Ok(Reject { line, field, detail, raw })
         })
         .collect::<Result<Vec<_>, Problem>>()?;
-    let next = rejects.last().filter(|_| rejects.len() == query.limit).map(|reject| reject.line);
+    let next = rejects.last().filter(|_| rejects.len() == limit).map(|reject| reject.line);
     Ok(Json(RejectPage { rejects, next }))
 }
 

@@ -242,18 +242,11 @@ impl Shared {
         let subscription = read("subscription", &subscription)?;
         let command = |member: &str, action, address: &str, reason: &str| {
             Record::Member(MemberCommand {
-                project: project.clone(),
-                member: member.to_owned(),
-                at: self.now(),
-                actor: "member by browser".into(),
-                action,
-                patch: None,
                 channel: Some(Channel::WebPush),
                 address: Some(address.to_owned()),
                 reason: Some(reason.into()),
-                category: None,
                 proof: (action == MemberAction::OptIn).then(|| reason.into()),
-                other: None,
+                ..MemberCommand::new(project.clone(), member.to_owned(), action, "member by browser".into(), self.now())
             })
         };
         let mut records = Vec::new();

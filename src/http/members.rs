@@ -280,18 +280,8 @@ pub(super) fn upsert_command(
     let patch = serde_json::to_string(patch)
         .map_err(|error| FieldError::new("body", format!("cannot be written: {error}"), "send plain JSON values"))?;
     Ok(MemberCommand {
-        project: caller.project().into(),
-        member,
-        at,
-        actor: caller.0.name.clone(),
-        action: MemberAction::Upsert,
         patch: Some(patch),
-        channel: None,
-        address: None,
-        reason: None,
-        category: None,
-        proof: None,
-        other: None,
+        ..MemberCommand::new(caller.project().into(), member, MemberAction::Upsert, caller.0.name.clone(), at)
     })
 }
 

@@ -4,7 +4,7 @@
 use super::{
     Shared,
     auth::{Caller, Scope},
-    extract::Params,
+    extract::{Params, page_size},
     members::Member,
     problem::{Problem, ProblemDocument},
     profile,
@@ -151,9 +151,7 @@ impl Shared {
                 "search by a shorter one: longer values are not kept for it",
             ));
         }
-        if !(1..=1_000).contains(&limit) {
-            return Err(Problem::invalid("limit", "`limit` is not within 1 to 1000", "ask for several pages"));
-        }
+        let limit = page_size(limit)?;
         let shard = |shard| AttributeRow::read_all(project, name, value, shard);
         let (rows, next) = self.page(place, limit, shard, |row: &AttributeRow| &row.member).await?;
         let profiles = self.profiles(project, rows.into_iter().map(|row| row.member)).await?.into_iter();

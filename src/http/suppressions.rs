@@ -5,7 +5,7 @@
 use super::{
     Shared,
     auth::{Caller, Scope},
-    extract::{Params, Segment},
+    extract::{Params, Segment, page_size},
     imports::{self, Batch, ImportQuery, ImportReport},
     members::Ends,
     problem::{FieldError, Problem, ProblemDocument},
@@ -125,13 +125,11 @@ pub async fn list(
     Params(query): Params<ListQuery>,
 ) -> Result<Json<SuppressionPage>, Problem> {
     caller.require(Scope::Suppressions)?;
-    if !(1..=1_000).contains(&query.limit) {
-        return Err(Problem::invalid("limit", "`limit` is not within 1 to 1000", "ask for several pages"));
-    }
+    let limit = page_size(query.limit)?;
     let missing = || Problem::invalid("channel", "`channel` is missing", "name the channel whose list you want");
     let channel = profile::channel("channel", query.channel.as_deref().ok_or_else(missing)?)?;
     let place = Place::read(query.cursor.as_deref())?;
-    let (rows, next) = shared.listed(caller.project(), channel, place, query.limit).await?;
+    let (rows, next) = shared.listed(caller.project(), channel, place, limit).await?;
     let suppressions = rows.into_iter().map(Suppression::of).collect::<Result<_, _>>()?;
     Ok(Json(SuppressionPage { suppressions, next: next.map(|place| place.cursor()) }))
 }
@@ -511,18 +509,10 @@ impl Shared {
         let mut appends = Vec::new();
         for (row, member) in self.sharing(rows).await? {
             let command = Record::Member(MemberCommand {
-                project: row.project.clone(),
-                member,
-                at: self.now(),
-                actor: row.source.clone(),
-                action,
-                patch: None,
                 channel: Some(profile::channel("channel", &row.channel)?),
                 address: Some(row.address.clone()),
                 reason: (!row.reason.is_empty()).then(|| row.reason.clone()),
-                category: None,
-                proof: None,
-                other: None,
+                ..MemberCommand::new(row.project.clone(), member, action, row.source.clone(), self.now())
             });
             appends.push(Append::of(&command)?);
         }

@@ -117,18 +117,15 @@ async fn begin(house: &House, case: &Case, at: SocketAddr, secrets: &Secrets) {
         // Only a browser itself sends its subscription; the command is what comes of it.
         house
             .append(&Record::Member(MemberCommand {
-                project: case.project.clone(),
-                member: MEMBER.into(),
-                at: Timestamp(1),
-                actor: "test".into(),
-                action: MemberAction::AddAddress,
-                patch: None,
                 channel: Some(Channel::WebPush),
                 address: Some(address),
-                reason: None,
-                category: None,
-                proof: None,
-                other: None,
+                ..MemberCommand::new(
+                    case.project.clone(),
+                    MEMBER.into(),
+                    MemberAction::AddAddress,
+                    "test".into(),
+                    Timestamp(1),
+                )
             }))
             .await;
         until("the browser is known", async || {

@@ -67,18 +67,15 @@ impl Visit {
     ) -> MemberCommand {
         let proof = self.from.map_or_else(|| shown.clone(), |from| format!("{shown}; from {from}"));
         MemberCommand {
-            project: self.project.project.clone(),
-            member: self.link.reference.member.clone(),
-            at: shared.now(),
-            actor: format!("member{VIA}{way}"),
-            action,
-            patch: None,
             channel: Some(channel),
-            address: None,
-            reason: None,
-            category: None,
             proof: Some(proof),
-            other: None,
+            ..MemberCommand::new(
+                self.project.project.clone(),
+                self.link.reference.member.clone(),
+                action,
+                format!("member{VIA}{way}"),
+                shared.now(),
+            )
         }
     }
 }
