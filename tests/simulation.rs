@@ -51,6 +51,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const PROJECT: &str = "shop";
+const CLUB: &str = "club";
 const PARTITIONS: u32 = 2;
 /// 2026-03-01T10:00:00Z: far enough from midnight that a run stays within its day.
 const START: i64 = 1_772_359_200_000;
@@ -272,6 +273,9 @@ impl Sink for Provider {
         for _ in 0..die % 4 {
             tokio::task::yield_now().await;
         }
+        if message.reference.project != PROJECT {
+            return Ok(Accepted::default());
+        }
         let mut oracle = self.oracle.lock().unwrap();
         let calm = *self.calm.lock().unwrap();
         if message.to.starts_with("gone") {
@@ -336,6 +340,21 @@ fn definitions() -> Compiled {
         },
     }))
     .unwrap();
+    compiled(document)
+}
+
+/// Another project, whose members are asked whether their addresses are theirs.
+fn club() -> Compiled {
+    let document = serde_json::json!({
+        "project": {"name": CLUB, "default_locale": "en", "double_opt_in": true},
+        "providers": {"mail": {"kind": "sim-email"}},
+        "templates": {"confirm": {"channels": {"email": {"en": {"subject": "c", "text": "Is it yours?"}}}}},
+        "flows": {"confirm": {"on": Event::UNCONFIRMED, "notify": {"template": "confirm", "lane": "transactional"}}},
+    });
+    compiled(serde_json::from_value(document).unwrap())
+}
+
+fn compiled(document: Definitions) -> Compiled {
     Compiled::new(document, 1, &|kind, _| ProviderCheck {
         channel: Some(if kind == "sim-email" { Channel::Email } else { Channel::Sms }),
         ..ProviderCheck::default()
@@ -423,6 +442,8 @@ struct Run {
     said: (OptIns, usize),
     /// How many were merged into [`HOST`].
     guests: usize,
+    /// How many came to the club, each with one address.
+    newcomers: i64,
     crashes: u32,
 }
 
@@ -450,7 +471,7 @@ impl Run {
         };
         let (oracle, calm) = (Arc::default(), Arc::default());
         // The sender lives as long as the receiver's last clone needs a value; nothing changes it here.
-        let projects = watch::channel(Projects::from_iter([definitions()])).1;
+        let projects = watch::channel(Projects::from_iter([definitions(), club()])).1;
         Self {
             seed,
             random,
@@ -464,6 +485,7 @@ impl Run {
             calm,
             said: Default::default(),
             guests: 0,
+            newcomers: 0,
             crashes: 0,
         }
     }
@@ -489,7 +511,11 @@ impl Run {
     }
 
     async fn append(&self, topic: Topic, member: &str, payload: Vec<u8>) {
-        let key = format!("{PROJECT}/{member}").into_bytes();
+        self.append_of(PROJECT, topic, member, payload).await;
+    }
+
+    async fn append_of(&self, project: &str, topic: Topic, member: &str, payload: Vec<u8>) {
+        let key = format!("{project}/{member}").into_bytes();
         self.log.append(vec![Append { topic, key, payload, headers: vec![] }]).await.unwrap();
     }
 
@@ -517,7 +543,7 @@ impl Run {
     }
 
     async fn command(&self, command: MemberCommand) {
-        self.append(Topic::Members, &command.member, encode(&command).unwrap()).await;
+        self.append_of(&command.project, Topic::Members, &command.member, encode(&command).unwrap()).await;
     }
 
     /// A member who is sent nothing says what they want.
@@ -571,6 +597,15 @@ impl Run {
         let found = self.store.read(&reads).await.unwrap().into_iter().flatten();
         let found: Vec<String> = found.map(|cells| AddressRow::from_cells(cells).unwrap().member).collect();
         assert_eq!(found, vec![HOST; self.guests.min(MAX_ADDRESSES)], "seed {}: index", self.seed);
+    }
+
+    /// Somebody with an address that is to be confirmed comes to the club.
+    async fn newcomer(&mut self) {
+        let member = format!("n{}", self.newcomers);
+        let patch = serde_json::json!({"email": format!("{member}@example.com"), "opt_ins": {"email": true}});
+        let patch = Some(patch.to_string());
+        self.newcomers += 1;
+        self.command(MemberCommand { patch, project: CLUB.into(), ..command(&member, MemberAction::Upsert) }).await;
     }
 
     fn event(&mut self, n: u32) -> Event {
@@ -658,6 +693,10 @@ impl Run {
                     self.merger().await;
                     continue;
                 }
+                5 if fed < count => {
+                    self.newcomer().await;
+                    continue;
+                }
                 _ => {}
             }
             let which = self.random.random_range(0..9);
@@ -722,8 +761,13 @@ impl Run {
         self.judge_consent().await;
         self.judge_mergers().await;
         let seed = self.seed;
-        let figures = self.figures().await;
+        let figures = self.figures(PROJECT).await;
         let figure = |metric: &str| figures.get(metric).copied().unwrap_or_default();
+        // Whoever came to the club was asked once, and was there to be asked; to be asked again by a redelivery is known as such.
+        let asked = self.figures(CLUB).await.into_iter();
+        let asked = asked.filter(|(metric, _)| metric.starts_with("decided.") && metric != "decided.duplicate");
+        let routed = (self.newcomers > 0).then(|| ("decided.routed".to_owned(), self.newcomers));
+        assert_eq!(asked.collect::<Vec<_>>(), Vec::from_iter(routed), "seed {seed}: confirmations");
         let oracle = self.oracle.lock().unwrap();
 
         // Issued: each event's notifications, decided exactly once.
@@ -773,15 +817,17 @@ impl Run {
         assert!(duplicates <= bound, "seed {seed}: {duplicates} duplicates, {bound} doubts");
     }
 
-    /// Sums of all aggregates by metric.
-    async fn figures(&self) -> BTreeMap<String, i64> {
+    /// Sums of all aggregates of a project by metric.
+    async fn figures(&self, project: &str) -> BTreeMap<String, i64> {
         let mut figures = BTreeMap::new();
         let mut after = None;
         loop {
             let page = self.store.scan(AggregateRow::TABLE, self.store.ranges(1)[0], after, 500).await.unwrap();
             for cells in page.rows {
                 let row = AggregateRow::from_cells(cells).unwrap();
-                *figures.entry(row.metric).or_default() += row.value;
+                if row.project == project {
+                    *figures.entry(row.metric).or_default() += row.value;
+                }
             }
             after = page.next;
             if after.is_none() {

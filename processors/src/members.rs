@@ -15,7 +15,7 @@ use crate::{
     processor::{Facts, Incoming, Output, Processor, Refusal},
 };
 use bellwether_schemas::{
-    Channel, Position, Timestamp,
+    Channel, Timestamp,
     ids::EntryId,
     member::{Address, AddressState, ByCategory, Patch, Profile},
     records::{Event, MemberAction, MemberCommand, Reason, Record},
@@ -81,7 +81,8 @@ impl Processor for Members {
         let seen = known.as_ref().map_or(-1, |p| p.applied).cmp(&offset);
         if seen == Ordering::Greater {
             // A redelivery of what is in the profile already.
-            return Ok(Output::default());
+            let announced = known.iter().flat_map(|known| asked_again(known, command)).collect();
+            return Ok(Output { announced, ..Output::default() });
         }
         if command.action == MemberAction::Erase {
             return self.erased(incoming, offset, known.as_ref(), facts);
@@ -107,7 +108,8 @@ impl Processor for Members {
             // The profile was written, after all that goes with it; but what others changed since on the index and the list is to be as it says.
             // What was to go from the index may stay: whoever reads the index looks into the profile.
             rows.extend(before.iter().map(|entry| entry.put(command, fence)));
-            return Ok(Output { rows, records: told, ..Output::default() });
+            let announced = known.iter().flat_map(|known| asked_again(known, command)).collect();
+            return Ok(Output { rows, records: told, announced, ..Output::default() });
         }
         let profile = if goes {
             None
@@ -126,7 +128,7 @@ impl Processor for Members {
         let lines = consent::changes(known.as_ref(), profile.as_ref(), command).into_iter();
         rows.extend(lines.map(|line| consent::row(line, command, incoming.position, offset).put()));
         let unconfirmed = profile.iter().flat_map(|profile| unconfirmed(profile, known.as_ref()));
-        told.extend(unconfirmed.map(|address| to_confirm(command, incoming.position, address)));
+        let announced = unconfirmed.map(|address| to_confirm(command, address)).collect();
         let mut last: Vec<Write> = before.difference(&after).map(|entry| entry.delete(command, fence)).collect();
         if command.action == MemberAction::Merge {
             last.push(merge::leaves(command, fence)?);
@@ -137,8 +139,9 @@ impl Processor for Members {
             Some(profile) => profile.into_row(&command.project, &command.member).put_fenced(fence),
             None => no_profile(command, fence),
         });
-        // The profile comes last: it says that the command was applied, so the ledger and the log must have it by then.
-        Ok(Output { rows, records: told, after: last, ..Output::default() })
+        // The profile comes last: it says that the command was applied, so the ledger and the log must have it by then. But who asks for a
+        // confirmation looks the address up there.
+        Ok(Output { rows, records: told, after: last, announced, ..Output::default() })
     }
 }
 
@@ -181,29 +184,44 @@ fn no_profile(command: &MemberCommand, fence: u64) -> Write {
 }
 
 /// Addresses that are to be confirmed and were not before.
-fn unconfirmed<'a>(profile: &'a Profile, known: Option<&Profile>) -> Vec<&'a str> {
-    let is_asked = |channel: &Channel, address: &Address| {
+fn unconfirmed<'a>(profile: &'a Profile, known: Option<&'a Profile>) -> impl Iterator<Item = &'a Address> {
+    let is_asked = move |channel: &Channel, address: &Address| {
         let known = known.and_then(|known| known.addresses.get(channel)).into_iter().flatten();
         known.filter(|known| known.state == AddressState::Unconfirmed).any(|known| known.address == address.address)
     };
-    let all = profile.addresses.iter().flat_map(|(channel, list)| list.iter().map(move |address| (channel, address)));
-    all.filter(|(_, address)| address.state == AddressState::Unconfirmed)
-        .filter(|(channel, address)| !is_asked(channel, address))
-        .map(|(_, address)| address.address.as_str())
-        .collect()
+    to_be_confirmed(profile).filter(move |(channel, address)| !is_asked(channel, address)).map(|(_, address)| address)
 }
 
-/// The event by which a flow can send the letter that asks for the confirmation. Its id is that of its cause.
-fn to_confirm(command: &MemberCommand, position: Position, address: &str) -> Record {
+fn to_be_confirmed(profile: &Profile) -> impl Iterator<Item = (&Channel, &Address)> {
+    let all = profile.addresses.iter().flat_map(|(channel, list)| list.iter().map(move |address| (channel, address)));
+    all.filter(|(_, address)| address.state == AddressState::Unconfirmed)
+}
+
+/// What a redelivery asks for again, as nobody knows whether it was asked for: what the command brought and is not confirmed.
+fn asked_again(known: &Profile, command: &MemberCommand) -> Vec<Record> {
+    // A command that cannot be read was never applied.
+    let brought = brought(command).unwrap_or_default();
+    let is_brought = |channel: &Channel, address: &Address| {
+        brought.iter().any(|(by, brought)| by == channel && *brought == address.address)
+    };
+    let again = to_be_confirmed(known).filter(|(channel, address)| is_brought(channel, address));
+    again.map(|(_, address)| to_confirm(command, address)).collect()
+}
+
+/// The event by which a flow can send the letter that asks for the confirmation. Its id tells since when there is something to confirm, so that
+/// to say it again says nothing new.
+fn to_confirm(command: &MemberCommand, address: &Address) -> Record {
+    let of = [&command.project, &command.member, &address.address].map(|part| part.as_bytes());
+    let since = address.since.0.to_be_bytes();
     Record::Event(Event {
         project: command.project.clone(),
-        id: EntryId::derive("unconfirmed", &[position.to_string().as_bytes(), address.as_bytes()]).to_string(),
+        id: EntryId::derive("unconfirmed", &[of[0], of[1], of[2], &since]).to_string(),
         source: "bellwether".into(),
         kind: Event::UNCONFIRMED.into(),
         subject: Some(command.member.clone()),
         time: command.at,
         accepted_at: command.at,
-        data: serde_json::json!({ "address": address }).to_string(),
+        data: serde_json::json!({ "address": address.address }).to_string(),
     })
 }
 

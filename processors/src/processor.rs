@@ -1,5 +1,5 @@
 //! What a processor is: two pure functions. The runtime (`src/runtime`) reads what `needs` names, calls `decide` for one record after
-//! the other, each seeing the rows that the earlier ones of the batch wrote, and commits: rows, records, `after`, offsets.
+//! the other, each seeing the rows that the earlier ones of the batch wrote, and commits: rows, records, `after`, `announced`, offsets.
 
 use bellwether_schemas::{
     Position, Timestamp,
@@ -46,6 +46,8 @@ pub struct Output {
     pub records: Vec<Record>,
     /// Written after the records are appended: what may only go once its effect is on the log.
     pub after: Vec<Write>,
+    /// Appended when all of these rows are written, because whoever hears it looks there. A redelivery must say it again: nothing else remembers it.
+    pub announced: Vec<Record>,
     /// A part that could not be decided, beside what could: the input is kept as a dead letter, and a replay of it meets the
     /// effects above as duplicates.
     pub refused: Option<Refusal>,

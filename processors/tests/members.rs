@@ -353,10 +353,10 @@ fn an_address_that_nobody_confirmed_is_asked_for_again_under_the_id_that_stays()
         [Record::Member(absorb)] => absorb.clone(),
         other => panic!("{other:?}"),
     };
-    assert!(house.does(absorb.clone()).records.is_empty(), "once");
+    assert!(house.does(absorb.clone()).announced.is_empty(), "once");
     house.knows("ana", Profile::default());
     house.offset += 1;
-    let asked = house.decides(absorb).unwrap().records;
+    let asked = house.decides(absorb).unwrap().announced;
     assert!(matches!(&asked[..], [Record::Event(event)] if event.subject.as_deref() == Some("ana")), "{asked:?}");
 }
 

@@ -210,7 +210,7 @@ impl<S: Stage> Worker<S> {
             }
         }
         let decided = self.decide(&inputs, Vec::new(), now).await?;
-        let worked = !decided.records.is_empty() || !decided.rows.is_empty() || !decided.after.is_empty();
+        let worked = !decided.is_nothing();
         if !decided.more {
             self.ticked = now;
         }
@@ -313,25 +313,24 @@ impl<S: Stage> Worker<S> {
         Ok(decided)
     }
 
-    /// Rows, then records, then what may only go once its effect is on the log.
+    /// Rows, then records, then what may only go once its effect is on the log, then what only makes sense once all rows are there.
     async fn perform(&self, decided: Decided) -> Result<(), Fatal> {
         let Context { log, store, stop, metrics, .. } = &self.context;
-        for record in &decided.records {
+        for record in decided.records.iter().chain(&decided.announced) {
             if let Record::Decision(decision) = record {
                 metrics.decided.with_label_values(&[S::P::NAME, decision.outcome.name()]).inc();
             }
         }
-        let rows: Vec<Write> = decided.rows.into_values().collect();
-        if !rows.is_empty() {
-            until_available("store", stop, || store.write(rows.clone())).await?;
-        }
-        let appends = encode(decided.records);
-        if !appends.is_empty() {
-            until_available("log", stop, || log.append(appends.clone())).await?;
-        }
-        let after: Vec<Write> = decided.after.into_values().collect();
-        if !after.is_empty() {
-            until_available("store", stop, || store.write(after.clone())).await?;
+        let Decided { rows, records, after, announced, .. } = decided;
+        for (rows, records) in [(rows, records), (after, announced)] {
+            let rows: Vec<Write> = rows.into_values().collect();
+            if !rows.is_empty() {
+                until_available("store", stop, || store.write(rows.clone())).await?;
+            }
+            let appends = encode(records);
+            if !appends.is_empty() {
+                until_available("log", stop, || log.append(appends.clone())).await?;
+            }
         }
         Ok(())
     }
@@ -368,16 +367,22 @@ struct Decided {
     rows: BTreeMap<(&'static str, Key), Write>,
     records: Vec<Record>,
     after: BTreeMap<(&'static str, Key), Write>,
+    announced: Vec<Record>,
     refused: Vec<(Position, Refusal)>,
     more: bool,
 }
 
 impl Decided {
+    fn is_nothing(&self) -> bool {
+        self.rows.is_empty() && self.records.is_empty() && self.after.is_empty() && self.announced.is_empty()
+    }
+
     fn take(&mut self, output: Output) {
         let keyed = |write: Write| ((write.target().0.name, write.target().1.clone()), write);
         self.rows.extend(output.rows.into_iter().map(keyed));
         self.after.extend(output.after.into_iter().map(keyed));
         self.records.extend(output.records);
+        self.announced.extend(output.announced);
         self.more |= output.more;
     }
 }
