@@ -18,17 +18,22 @@ const HORIZON_DAYS: i64 = 400;
 /// What is to be kept, compiled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hours {
-    /// From, to: nothing is sent between these times of day; `to` before `from` is the next morning.
-    pub quiet: Option<(Time, Time)>,
+    /// Whether a member's own quiet hours are kept, where there are such.
+    pub keeps_own: bool,
+    /// Nothing is sent between these times of day to who has no quiet hours of their own.
+    pub quiet: Option<Span>,
     /// Only between these times of day.
-    pub window: Option<(Time, Time)>,
+    pub window: Option<Span>,
     /// Only on these days of the week, Monday first; all of them where none forbids.
     pub days: [bool; 7],
     /// Not on these days.
     pub holidays: BTreeSet<Date>,
 }
 
-/// A text of the definitions that is no time of day or date.
+/// From, to; where `to` is before `from`, it is the next morning's.
+pub type Span = (Time, Time);
+
+/// A text that is no time of day or date.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no {1}")]
 pub struct BadTime(String, &'static str);
@@ -43,6 +48,14 @@ pub fn time(text: &str) -> Result<Time, BadTime> {
     let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<i8>().ok()).flatten();
     let (hour, minute) = number(hour).zip(number(minute)).ok_or_else(bad)?;
     Time::new(hour, minute, 0, 0).map_err(|_| bad())
+}
+
+/// Reads quiet hours.
+///
+/// # Errors
+/// An end of them is no time of day.
+pub fn quiet(hours: &QuietHours) -> Result<Span, BadTime> {
+    Ok((time(&hours.from)?, time(&hours.to)?))
 }
 
 /// Reads `YYYY-MM-DD`.
@@ -66,24 +79,18 @@ impl Hours {
     /// # Errors
     /// A text is no time of day or date.
     pub fn new(quiet: Option<&QuietHours>, window: Option<&Window>, holidays: &[String]) -> Result<Self, BadTime> {
-        let span = |from: &str, to: &str| Ok((time(from)?, time(to)?));
         let days = window.map_or(&[][..], |window| &window.days);
         Ok(Self {
-            quiet: quiet.map(|quiet| span(&quiet.from, &quiet.to)).transpose()?,
-            window: window.map(|window| span(&window.from, &window.to)).transpose()?,
+            keeps_own: false,
+            quiet: quiet.map(self::quiet).transpose()?,
+            window: window.map(|window| Ok((time(&window.from)?, time(&window.to)?))).transpose()?,
             days: Weekday::ALL.map(|day| days.is_empty() || days.contains(&day)),
             holidays: holidays.iter().map(|day| date(day)).collect::<Result<_, _>>()?,
         })
     }
 
-    /// Whether a member may be told something when the clock on the wall shows this.
-    #[must_use]
-    pub fn allow(&self, at: DateTime) -> bool {
-        self.obstacle(at).is_none()
-    }
-
     /// What forbids this moment, and when by the same clock that is over.
-    fn obstacle(&self, at: DateTime) -> Option<(Obstacle, DateTime)> {
+    fn obstacle(&self, own: Option<Span>, at: DateTime) -> Option<(Obstacle, DateTime)> {
         let tomorrow = at.date().checked_add(1.day()).ok()?.to_datetime(Time::midnight());
         let day = usize::try_from(at.date().weekday().to_monday_zero_offset()).unwrap_or(0);
         if self.holidays.contains(&at.date()) {
@@ -92,7 +99,8 @@ impl Hours {
         if !self.days[day] {
             return Some((Obstacle::Window, tomorrow));
         }
-        if let Some((from, to)) = self.quiet {
+        let own = own.filter(|_| self.keeps_own);
+        if let Some((from, to)) = own.or(self.quiet) {
             let today = at.date().to_datetime(to);
             let over = match from <= to {
                 true if from <= at.time() && at.time() < to => Some(today),
@@ -101,7 +109,8 @@ impl Hours {
                 _ => None,
             };
             if let Some(over) = over {
-                return Some((Obstacle::QuietHours, over));
+                let whose = if own.is_some() { Obstacle::OwnQuietHours } else { Obstacle::QuietHours };
+                return Some((whose, over));
             }
         }
         if let Some((from, to)) = self.window {
@@ -119,22 +128,29 @@ impl Hours {
 /// What stands against a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The member's night.
+    /// The night, as the project has it.
     QuietHours,
+    /// The night, as the member has it.
+    OwnQuietHours,
     /// Outside the flow's window.
     Window,
     /// A holiday of the project.
     Holiday,
 }
 
-/// The first moment from `now` on at which a member in `zone` may be told something: `now` itself, or a later one with what stood against now.
-/// `None`: there is none within a year.
+/// The first moment from `now` on at which a member in `zone` with these `own` quiet hours may be told something: `now` itself, or a later one with
+/// what stood against now. `None`: there is none within a year.
 #[must_use]
-pub fn next(hours: &Hours, zone: &TimeZone, now: Timestamp) -> Option<(Timestamp, Option<Obstacle>)> {
+pub fn next(
+    hours: &Hours,
+    own: Option<Span>,
+    zone: &TimeZone,
+    now: Timestamp,
+) -> Option<(Timestamp, Option<Obstacle>)> {
     let mut at = jiff::Timestamp::from_millisecond(now.0).ok()?;
     let horizon = at.checked_add((HORIZON_DAYS * 24).hours()).ok()?;
     let mut first = None;
-    while let Some((obstacle, over)) = hours.obstacle(zone.to_datetime(at)) {
+    while let Some((obstacle, over)) = hours.obstacle(own, zone.to_datetime(at)) {
         first = first.or(Some(obstacle));
         // In spring the time may not exist: then the first moment after the gap. In autumn it may come twice, the first time perhaps before now.
         let ambiguous = zone.to_ambiguous_timestamp(over);
@@ -272,10 +288,10 @@ mod tests {
             ),
         ] {
             let zone = super::zone(zone).unwrap();
-            assert_eq!(next(&hours, &zone, at(now)), Some((at(then), obstacle)), "{what}");
+            assert_eq!(next(&hours, None, &zone, at(now)), Some((at(then), obstacle)), "{what}");
         }
         let never = hours(None, Some(("09:00", "09:00", &[])), &[]);
-        assert_eq!(next(&never, &zone("UTC").unwrap(), at("2026-06-01T07:00:00Z")), None, "a window of no width");
+        assert_eq!(next(&never, None, &zone("UTC").unwrap(), at("2026-06-01T07:00:00Z")), None, "a window of no width");
     }
 
     #[test]
@@ -300,19 +316,25 @@ mod tests {
         fn it_is_the_first_minute_that_is_allowed(
             zone_at in 0..ZONES.len(), minutes in 29_500_000_i64..29_900_000, // 2026 to 2026-11
             quiet in prop::option::of((0..24_i8, prop::sample::select(vec![0_i8, 30]), 0..24_i8, prop::sample::select(vec![0_i8, 30]))),
-            window in prop::option::of((0..12_i8, 12..24_i8)),
+            window in prop::option::of((0..12_i8, 12..24_i8)), own in prop::option::of((0..24_i8, 0..24_i8)), keeps_own in any::<bool>(),
         ) {
             let zone = zone(ZONES[zone_at]).unwrap();
             let text = |hour: i8, minute: i8| format!("{hour:02}:{minute:02}");
             let quiet = quiet.map(|(h, m, h2, m2)| QuietHours { from: text(h, m), to: text(h2, m2) });
             let window = window.map(|(from, to)| Window { from: text(from, 0), to: text(to, 0), days: Vec::new() });
-            let hours = Hours::new(quiet.as_ref(), window.as_ref(), &[]).unwrap();
+            let hours = Hours { keeps_own, ..Hours::new(quiet.as_ref(), window.as_ref(), &[]).unwrap() };
+            let own = own.map(|(from, to)| (Time::constant(from, 0, 0, 0), Time::constant(to, 0, 0, 0)));
             let now = minutes * 60_000;
-            let allowed = |at: i64| hours.allow(zone.to_datetime(jiff::Timestamp::from_millisecond(at).unwrap()));
+            let wall = |at: i64| zone.to_datetime(jiff::Timestamp::from_millisecond(at).unwrap());
+            let allowed = |at: i64| hours.obstacle(own, wall(at)).is_none();
             let looked = (0..4 * 24 * 60).map(|n| now + n * 60_000).find(|at| allowed(*at));
             if let Some(looked) = looked {
-                prop_assert_eq!(next(&hours, &zone, Timestamp(now)).map(|(at, _)| at), Some(Timestamp(looked)));
+                prop_assert_eq!(next(&hours, own, &zone, Timestamp(now)).map(|(at, _)| at), Some(Timestamp(looked)));
             }
+            // To have quiet hours of one's own is as if the project had these.
+            let as_ones_own = Hours { quiet: own.filter(|_| keeps_own).or(hours.quiet), keeps_own: false, ..hours.clone() };
+            let plain = next(&as_ones_own, None, &zone, Timestamp(now));
+            prop_assert_eq!(next(&hours, own, &zone, Timestamp(now)).map(|(at, _)| at), plain.map(|(at, _)| at));
         }
     }
 }

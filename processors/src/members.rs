@@ -458,6 +458,9 @@ fn patched(
     if let Some(zone) = patch.time_zone {
         profile.time_zone = zone;
     }
+    if let Some(hours) = patch.quiet_hours {
+        profile.quiet_hours = hours;
+    }
     if let Some(channels) = patch.channels {
         profile.channels = channels.unwrap_or_default();
     }

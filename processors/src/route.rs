@@ -328,7 +328,7 @@ pub fn choose(n: &Notification, known: Known<'_>, project: &Compiled, now: Times
         trace.push(scored(verdict, scores.get(&channel)));
     }
     if let Some((channel, address, why)) = chosen {
-        return match moment(n, project, &zone, now) {
+        return match moment(n, profile, project, &zone, now) {
             Ok(None) => {
                 let (to, detail) = (Some((channel, address)), format!("{channel}: {why}"));
                 Choice { to, trace, ..Choice::of(Outcome::Routed, detail, now) }
@@ -434,6 +434,7 @@ fn room(
 /// Never, in words.
 fn moment(
     n: &Notification,
+    profile: &Profile,
     project: &Compiled,
     zone: &TimeZone,
     now: Timestamp,
@@ -444,11 +445,13 @@ fn moment(
         return Ok(Some((begins, format!("the flow spreads its messages over {} s", terms.spread.as_secs()))));
     }
     let place = zone.iana_name().unwrap_or("UTC");
-    match hours::next(&terms.hours, zone, now) {
+    let own = profile.quiet_hours.as_ref().and_then(|own| hours::quiet(own).ok());
+    match hours::next(&terms.hours, own, zone, now) {
         Some((_, None)) => Ok(None),
         Some((at, Some(obstacle))) => {
             let what = match obstacle {
                 Obstacle::QuietHours => "quiet hours",
+                Obstacle::OwnQuietHours => "the member's own quiet hours",
                 Obstacle::Window => "outside the flow's window",
                 Obstacle::Holiday => "a holiday",
             };

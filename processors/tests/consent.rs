@@ -224,7 +224,11 @@ fn a_new_address_that_comes_with_an_opt_in_is_confirmed_by_its_owner() {
     let [event] = events(&asked)[..] else { panic!("{asked:?}") };
     assert_eq!((event.kind.as_str(), event.subject.as_deref()), ("bellwether.address.unconfirmed", Some("m")));
     assert_eq!(event.data, r#"{"address":"m@example.com"}"#);
-    assert_eq!(events(&house.again(upsert(&first))), [event], "whether a redelivery's first time came to ask is not known");
+    assert_eq!(
+        events(&house.again(upsert(&first))),
+        [event],
+        "whether a redelivery's first time came to ask is not known"
+    );
     assert!(events(&house.does(upsert(&first))).is_empty(), "it is asked once");
     house.offset -= 1;
     assert_eq!(events(&house.again(upsert(&first))), [event], "nor whether that of an older command did");

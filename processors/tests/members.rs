@@ -198,7 +198,7 @@ fn the_one_who_stays_gets_what_it_lacks() {
     let mut house = House::searching_by(&["tier", "city"]);
     let earlier = Timestamp(NOW.0 - 1_000);
     let guest = json!({
-        "addresses": {"email": ["guest@example.com"], "sms": ["+491"]}, "locale": "es", "time_zone": "Europe/Madrid", "channels": ["sms"],
+        "addresses": {"email": ["guest@example.com"], "sms": ["+491"]}, "locale": "es", "time_zone": "Europe/Madrid", "quiet_hours": {"from": "21:00", "to": "09:00"}, "channels": ["sms"],
         "attributes": {"tier": "silver", "city": "Rome"}, "opt_ins": {"email": {"*": false, "news": true}, "sms": {"tips": true}},
     });
     house.does(MemberCommand { at: earlier, ..upsert("guest", &guest) });
@@ -217,6 +217,7 @@ fn the_one_who_stays_gets_what_it_lacks() {
     assert_eq!(names(Channel::Sms), ["+491"]);
     assert_eq!(now.addresses[&Channel::Sms][0].since, earlier, "an address comes as it is");
     assert_eq!((now.locale.as_deref(), now.time_zone.as_deref()), (Some("de"), Some("Europe/Madrid")));
+    assert_eq!(now.quiet_hours.map(|hours| hours.from).as_deref(), Some("21:00"));
     assert_eq!((&now.channels[..], now.created_at), (&[Channel::Sms][..], earlier));
     assert_eq!(Value::from(now.attributes.clone()), json!({"tier": "gold", "city": "Rome"}));
     let words = json!({"email": {"*": false, "news": true, "tips": true}, "sms": {"news": false, "tips": true}});

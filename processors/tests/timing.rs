@@ -9,7 +9,7 @@ use bellwether_processors::{
 };
 use bellwether_schemas::{
     Channel, EventId, Lane, NotificationId, Position, Timestamp, Topic,
-    definitions::Definitions,
+    definitions::{Definitions, QuietHours},
     member::{Address, Profile},
     records::{Notification, Outcome, Record},
     rows::Row,
@@ -97,6 +97,10 @@ fn in_zone(zone: &str) -> Profile {
     Profile { time_zone: Some(zone.into()), ..member() }
 }
 
+fn quiet(from: &str, to: &str) -> Profile {
+    Profile { quiet_hours: Some(QuietHours { from: from.into(), to: to.into() }), ..member() }
+}
+
 /// What is decided of a member of whom nothing else is known.
 fn choose(
     notification: &Notification,
@@ -145,7 +149,62 @@ fn when_a_member_is_told() {
             NIGHT,
             (Routed, None),
         ),
+        (
+            "who sleeps longer is woken later",
+            none(),
+            n("tips"),
+            quiet("21:00", "10:00"),
+            History::default(),
+            NIGHT,
+            (Deferred, Some(11)),
+        ),
+        (
+            "who is up at night hears of it then",
+            none(),
+            n("tips"),
+            quiet("03:00", "12:00"),
+            History::default(),
+            NIGHT,
+            (Routed, None),
+        ),
+        (
+            "and not in the morning, when others do",
+            none(),
+            n("tips"),
+            quiet("03:00", "15:00"),
+            History::default(),
+            DAY,
+            (Deferred, Some(1)),
+        ),
+        (
+            "who wants no quiet hours has none",
+            none(),
+            n("tips"),
+            quiet("00:00", "00:00"),
+            History::default(),
+            NIGHT,
+            (Routed, None),
+        ),
+        (
+            "a code comes to whoever sleeps",
+            none(),
+            n("code"),
+            quiet("21:00", "10:00"),
+            History::default(),
+            NIGHT,
+            (Routed, None),
+        ),
         ("a flow may be loud", none(), n("loud"), member(), History::default(), NIGHT, (Routed, None)),
+        ("for everybody", none(), n("loud"), quiet("21:00", "10:00"), History::default(), NIGHT, (Routed, None)),
+        (
+            "a window and a long night leave what both leave",
+            none(),
+            n("office"),
+            quiet("18:00", "17:59"),
+            History::default(),
+            DAY,
+            (Deferred, Some(27)),
+        ),
         ("and another calm", none(), n("calm"), member(), History::default(), NIGHT, (Deferred, Some(9))),
         (
             "a window opens on Tuesday at nine",
@@ -282,14 +341,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// Over days of notifications, copies, redeliveries and deferrals: no day of the member's has more marketing than the cap, none of it at
-    /// night, and no code is held back; whatever was deferred is sent in the end, once.
+    /// night (the member's own, where there is one), and no code is held back; whatever was deferred is sent in the end, once.
     #[test]
-    fn promises_hold_whatever_happens(doings in doings(), redeliver in any::<bool>()) {
+    fn promises_hold_whatever_happens(doings in doings(), redeliver in any::<bool>(), own in prop::option::of((0..24_i8, 0..24_i8))) {
         let caps = json!({"daily": {"most": 3, "per": "day", "categories": ["marketing"], "exceed": "defer", "keep": {"5": 1}}});
         let route = Route { projects: Projects::from_iter([project(caps)]), ..Route::default() };
         let zone = bellwether_processors::hours::zone("Europe/Madrid").unwrap();
         let mut facts = Facts::default();
-        facts.apply(&[member().into_row("shop", "m").put_fenced(1)]);
+        let profile = own.map_or_else(member, |(from, to)| quiet(&format!("{from:02}:00"), &format!("{to:02}:00")));
+        facts.apply(&[profile.into_row("shop", "m").put_fenced(1)]);
+        let (from, to) = own.unwrap_or((22, 8));
+        let is_quiet = |hour: i8| if from <= to { (from..to).contains(&hour) } else { hour >= from || hour < to };
         let (mut now, mut offset, mut waiting, mut told, mut asked) = (DAY, 0, Vec::new(), Vec::new(), 0);
         let mut handle = |input: Notification, now: Timestamp, waiting: &mut Vec<(Timestamp, Notification)>, told: &mut Vec<(Timestamp, Notification)>| {
             offset += 1;
@@ -334,7 +396,7 @@ proptest! {
                 "code" => prop_assert_eq!(*at, n.accepted_at, "a code waits for nothing"),
                 flow => {
                     *days.entry(local.date()).or_default() += 1;
-                    prop_assert!(flow == "alert" || (8..22).contains(&local.hour()), "tips at {}", local);
+                    prop_assert!(flow == "alert" || !is_quiet(local.hour()), "tips at {}", local);
                 }
             }
         }

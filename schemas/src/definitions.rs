@@ -46,7 +46,7 @@ pub struct Project {
     /// Time zone (IANA name) of members who have none of their own; absent means UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
-    /// When members are not to be disturbed, by the clock on their wall.
+    /// When members who have no quiet hours of their own are not to be disturbed, by the clock on their wall.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet_hours: Option<QuietHours>,
     /// Days (`YYYY-MM-DD`) on which nothing of the bulk lane goes out.
@@ -174,7 +174,7 @@ impl Title {
 pub struct QuietHours {
     /// First minute, `HH:MM`.
     pub from: String,
-    /// First minute that is none of it, `HH:MM`; before `from`, it is the next morning's.
+    /// First minute that is none of it, `HH:MM`; before `from`, it is the next morning's; the same as `from`, there are none.
     pub to: String,
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     Channel, Timestamp,
+    definitions::QuietHours,
     rows::{BadRow, Row},
     tables::{MemberRow, PROFILE},
 };
@@ -155,6 +156,8 @@ pub struct Profile {
     pub locale: Option<String>,
     /// Time zone (IANA name).
     pub time_zone: Option<String>,
+    /// When the member is not to be disturbed, in place of the project's quiet hours.
+    pub quiet_hours: Option<QuietHours>,
     /// Preferred channels, in order; empty means no preference.
     pub channels: Vec<Channel>,
     /// Addresses by channel, the preferred one first.
@@ -179,6 +182,7 @@ impl Profile {
         MemberRow {
             locale: self.locale,
             time_zone: self.time_zone,
+            quiet_hours: self.quiet_hours.and_then(|hours| serde_json::to_string(&hours).ok()),
             channels: (!self.channels.is_empty())
                 .then(|| self.channels.iter().map(|c| c.name()).collect::<Vec<_>>().join(",")),
             addresses: json(serde_json::to_string(&self.addresses)),
@@ -214,6 +218,7 @@ impl Profile {
         Ok(Self {
             locale: row.locale.clone(),
             time_zone: row.time_zone.clone(),
+            quiet_hours: json("quiet_hours", row.quiet_hours.as_ref())?,
             channels: row
                 .channels
                 .iter()
@@ -244,6 +249,9 @@ pub struct Patch {
     /// Time zone (IANA name).
     #[serde(skip_serializing_if = "Option::is_none", with = "present")]
     pub time_zone: Option<Option<String>>,
+    /// When the member is not to be disturbed.
+    #[serde(skip_serializing_if = "Option::is_none", with = "present")]
+    pub quiet_hours: Option<Option<QuietHours>>,
     /// Preferred channels in order.
     #[serde(skip_serializing_if = "Option::is_none", with = "present")]
     pub channels: Option<Option<Vec<Channel>>>,
@@ -269,6 +277,8 @@ struct Written {
     #[serde(with = "present")]
     time_zone: Option<Option<String>>,
     #[serde(with = "present")]
+    quiet_hours: Option<Option<QuietHours>>,
+    #[serde(with = "present")]
     channels: Option<Option<Vec<Channel>>>,
     opt_ins: BTreeMap<Channel, OptInPatch>,
     attributes: serde_json::Map<String, serde_json::Value>,
@@ -276,13 +286,14 @@ struct Written {
 
 impl From<Written> for Patch {
     fn from(written: Written) -> Self {
-        let Written { mut addresses, email, phone, locale, time_zone, channels, opt_ins, attributes } = written;
+        let Written { mut addresses, email, phone, locale, time_zone, quiet_hours, channels, opt_ins, attributes } =
+            written;
         for (channel, address) in [(Channel::Email, email), (Channel::Sms, phone)] {
             if let Some(address) = address {
                 addresses.insert(channel, address.into_iter().collect());
             }
         }
-        Self { addresses, locale, time_zone, channels, opt_ins, attributes }
+        Self { addresses, locale, time_zone, quiet_hours, channels, opt_ins, attributes }
     }
 }
 

@@ -47,6 +47,8 @@ row! {
             /// as far as caps may count it, oldest first. Seen: JSON object of when which sign last came from the member. Fallback: the
             /// [`crate::records::Notification`] as the next channel gets it, JSON. Digest: what was gathered, JSON. Merged: the other's id, JSON.
             decision: Option<String>,
+            /// Profile: [`crate::definitions::QuietHours`] as JSON.
+            quiet_hours: Option<String>,
         }
     }
 }
@@ -71,6 +73,7 @@ impl MemberRow {
             applied: None,
             position: None,
             decision: None,
+            quiet_hours: None,
         }
     }
 }

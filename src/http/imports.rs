@@ -141,7 +141,7 @@ const fn hundred() -> usize {
 
 /// Imports members from CSV or JSON lines of any length.
 ///
-/// CSV columns: `id`, `email`, `phone`, `locale`, `time_zone`, `channels` (separated by spaces), `opt_ins.CHANNEL`, `attributes.NAME`, and
+/// CSV columns: `id`, `email`, `phone`, `locale`, `time_zone`, `quiet_hours.from`, `quiet_hours.to`, `channels` (separated by spaces), `opt_ins.CHANNEL`, `attributes.NAME`, and
 /// `attributes` (a JSON object); an empty cell changes nothing. JSON lines: the fields of `PUT /v1/members/{id}` and `id`. Importing a
 /// file again does no harm. Send the id of your choice in `Import-Id` to look at the progress meanwhile.
 #[utoipa::path(

@@ -19,6 +19,7 @@ use axum::{
 use bellwether_connectors::log::Append;
 use bellwether_schemas::{
     Channel, Timestamp, Topic,
+    definitions::QuietHours,
     member::{AddressState, ByCategory, Patch, Profile},
     records::{MemberAction, MemberCommand, Record},
 };
@@ -35,7 +36,7 @@ const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
     "id": "anna", "email": "anna@example.org", "phone": "+4915112345678", "locale": "de-DE", "time_zone": "Europe/Berlin",
-    "channels": ["email"], "opt_ins": {"email": true}, "attributes": {"tier": "gold"},
+    "quiet_hours": {"from": "21:00", "to": "09:00"}, "channels": ["email"], "opt_ins": {"email": true}, "attributes": {"tier": "gold"},
     "addresses": {"email": [{"address": "anna@example.org", "state": "active", "since": "2026-03-01T12:00:00Z"}]},
     "created_at": "2026-03-01T12:00:00Z", "updated_at": "2026-03-01T12:00:00Z"
 }))]
@@ -50,6 +51,9 @@ pub struct Member {
     pub locale: Option<String>,
     /// Time zone (IANA name).
     pub time_zone: Option<String>,
+    /// When the member is not to be disturbed, in place of the project's quiet hours.
+    #[schema(value_type = Option<MemberQuietHours>)]
+    pub quiet_hours: Option<QuietHours>,
     /// Preferred channels, in order.
     #[schema(value_type = Vec<String>)]
     pub channels: Vec<Channel>,
@@ -67,6 +71,17 @@ pub struct Member {
     pub created_at: String,
     /// RFC 3339.
     pub updated_at: String,
+}
+
+/// [`QuietHours`] for the OpenAPI document.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+#[schema(example = json!({"from": "21:00", "to": "09:00"}))]
+pub struct MemberQuietHours {
+    /// First minute by the clock on the member's wall, `HH:MM`.
+    from: String,
+    /// First minute that is none of them, `HH:MM`; before `from`, it is the next morning's. The same as `from`: the member has no quiet hours.
+    to: String,
 }
 
 /// Where a member can be reached.
@@ -99,7 +114,9 @@ pub struct Pending {
 /// What a client may say of a member: absent stays, null goes, everything else is refused.
 #[derive(ToSchema)]
 #[allow(dead_code)] // For the OpenAPI document alone: the reader is `profile`.
-#[schema(example = json!({"email": "anna@example.org", "time_zone": "Europe/Berlin", "opt_ins": {"email": true}}))]
+#[schema(example = json!({
+    "email": "anna@example.org", "time_zone": "Europe/Berlin", "quiet_hours": {"from": "21:00", "to": "09:00"}, "opt_ins": {"email": true}
+}))]
 pub struct MemberPatch {
     /// E-mail address, without a display name.
     email: Option<String>,
@@ -117,6 +134,8 @@ pub struct MemberPatch {
     locale: Option<String>,
     /// Time zone (IANA name).
     time_zone: Option<String>,
+    /// When the member is not to be disturbed, in place of the project's quiet hours; null for those.
+    quiet_hours: Option<MemberQuietHours>,
     /// Preferred channels, in order.
     channels: Option<Vec<String>>,
     /// Merged by channel and category; null withdraws a statement. A boolean or null is about the whole channel; an object names categories, and
@@ -145,6 +164,7 @@ impl Member {
             phone,
             locale: profile.locale,
             time_zone: profile.time_zone,
+            quiet_hours: profile.quiet_hours,
             channels: profile.channels,
             opt_ins: profile.opt_ins,
             attributes: profile.attributes,

@@ -3,9 +3,10 @@
 
 use super::problem::FieldError;
 use bellwether_connectors::channels::web_push::{Hosts, Subscription};
-use bellwether_processors::{definitions::name_problem, members::MAX_ADDRESSES};
+use bellwether_processors::{definitions::name_problem, hours, members::MAX_ADDRESSES};
 use bellwether_schemas::{
     Channel,
+    definitions::QuietHours,
     member::{ByCategory, OptInPatch, Patch},
 };
 use email_address::{EmailAddress, Options};
@@ -24,7 +25,7 @@ pub const MAX_ATTRIBUTES_BYTES: usize = 32 * 1_024;
 pub const MAX_TOKEN_BYTES: usize = 4_096;
 
 /// The fields that a client may send. A browser's subscription is none of them: only the browser itself sends it.
-pub const FIELDS: [&str; 11] = [
+pub const FIELDS: [&str; 12] = [
     "email",
     "phone",
     "whatsapp",
@@ -33,6 +34,7 @@ pub const FIELDS: [&str; 11] = [
     "webhook",
     "locale",
     "time_zone",
+    "quiet_hours",
     "channels",
     "opt_ins",
     "attributes",
@@ -84,6 +86,7 @@ pub fn patch(fields: Map<String, Value>, region: Option<&str>) -> Result<Patch, 
         match name.as_str() {
             "locale" => patch.locale = Some(text(&name, value)?.map(|v| locale(&v)).transpose()?),
             "time_zone" => patch.time_zone = Some(text(&name, value)?.map(|v| time_zone(&v)).transpose()?),
+            "quiet_hours" => patch.quiet_hours = Some(quiet_hours(value)?),
             "channels" => patch.channels = Some(channels(value)?),
             "opt_ins" => patch.opt_ins = opt_ins(value)?,
             "attributes" => patch.attributes = attributes(value)?,
@@ -292,6 +295,36 @@ pub fn time_zone(text: &str) -> Result<String, FieldError> {
     })
 }
 
+fn quiet_hours(value: Value) -> Result<Option<QuietHours>, FieldError> {
+    const REMEDY: &str =
+        "send an object like `{\"from\": \"22:00\", \"to\": \"08:00\"}`, or null for those of the project";
+    let bad = |field: &str, detail: String| FieldError::new(field, detail, REMEDY);
+    let mut given = match value {
+        Value::Null => return Ok(None),
+        Value::Object(given) => given,
+        _ => return Err(bad("quiet_hours", "is not an object".into())),
+    };
+    let mut end = |name: &str| {
+        let field = format!("quiet_hours.{name}");
+        match given.remove(name) {
+            Some(Value::String(text)) => match hours::time(&text) {
+                Ok(_) => Ok(text),
+                Err(problem) => Err(bad(&field, problem.to_string())),
+            },
+            Some(_) => Err(bad(&field, "is not a string".into())),
+            None => Err(bad(&field, "is missing".into())),
+        }
+    };
+    let hours = QuietHours { from: end("from")?, to: end("to")? };
+    match given.keys().next() {
+        Some(name) => {
+            let name: String = name.chars().take(100).collect();
+            Err(bad(&format!("quiet_hours.{name}"), "is no end of quiet hours".into()))
+        }
+        None => Ok(Some(hours)),
+    }
+}
+
 pub(super) fn channel(field: &str, name: &str) -> Result<Channel, FieldError> {
     name.parse().map_err(|_| {
         let known = Channel::ALL.map(Channel::name).join(", ");
@@ -398,13 +431,15 @@ mod tests {
     fn good_fields_come_out_in_normal_form() {
         let patch = check(json!({
             "email": "Anna@Example.ORG", "phone": "0151 1234 5678", "locale": "de-at", "time_zone": "europe/berlin",
-            "channels": ["sms", "email"], "opt_ins": {"email": true, "sms": null}, "attributes": {"tier": "gold", "x": null},
+            "quiet_hours": {"from": "21:30", "to": "09:00"}, "channels": ["sms", "email"],
+            "opt_ins": {"email": true, "sms": null}, "attributes": {"tier": "gold", "x": null},
         }))
         .unwrap();
         assert_eq!(patch.addresses[&Channel::Email], ["Anna@example.org"]);
         assert_eq!(patch.addresses[&Channel::Sms], ["+4915112345678"]);
         assert_eq!(patch.locale, Some(Some("de-AT".into())));
         assert_eq!(patch.time_zone, Some(Some("Europe/Berlin".into())));
+        assert_eq!(patch.quiet_hours, Some(Some(QuietHours { from: "21:30".into(), to: "09:00".into() })));
         assert_eq!(patch.channels, Some(Some(vec![Channel::Sms, Channel::Email])));
         let whole = OptInPatch::Whole;
         assert_eq!(patch.opt_ins, [(Channel::Email, whole(Some(true))), (Channel::Sms, whole(None))].into());
@@ -421,10 +456,10 @@ mod tests {
     #[test]
     fn absent_stays_and_null_goes() {
         assert_eq!(check(json!({})).unwrap(), Patch::default());
-        let patch = check(json!({"email": null, "phone": null, "channels": null})).unwrap();
+        let patch = check(json!({"email": null, "phone": null, "channels": null, "quiet_hours": null})).unwrap();
         assert_eq!(patch.addresses, [(Channel::Email, vec![]), (Channel::Sms, vec![])].into());
         assert_eq!(patch.locale, None);
-        assert_eq!(patch.channels, Some(None));
+        assert_eq!((patch.channels, patch.quiet_hours, patch.time_zone), (Some(None), Some(None), None));
     }
 
     #[test]
@@ -447,6 +482,11 @@ mod tests {
             ("locale", json!({"locale": "de-"})),
             ("time_zone", json!({"time_zone": "Mars/Olympus"})),
             ("time_zone", json!({"time_zone": ""})),
+            ("quiet_hours", json!({"quiet_hours": "22:00-08:00"})),
+            ("quiet_hours.from", json!({"quiet_hours": {"to": "08:00"}})),
+            ("quiet_hours.from", json!({"quiet_hours": {"from": 22, "to": 8}})),
+            ("quiet_hours.to", json!({"quiet_hours": {"from": "22:00", "to": "24:00"}})),
+            ("quiet_hours.on", json!({"quiet_hours": {"from": "22:00", "to": "08:00", "on": "monday"}})),
             ("channels", json!({"channels": "email"})),
             ("channels.1", json!({"channels": ["email", "fax"]})),
             ("channels.1", json!({"channels": ["email", "email"]})),

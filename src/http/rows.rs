@@ -37,7 +37,7 @@ pub struct Sheet {
 pub const MEMBERS: Sheet = Sheet {
     column: of_member,
     needed: &["id"],
-    remedy: "name the columns id, email, phone, whatsapp, telegram, app_push, webhook, locale, time_zone, channels, opt_ins.CHANNEL, attributes.NAME, attributes",
+    remedy: "name the columns id, email, phone, whatsapp, telegram, app_push, webhook, locale, time_zone, quiet_hours.from, quiet_hours.to, channels, opt_ins.CHANNEL, attributes.NAME, attributes",
 };
 
 /// Suppressions, as their export writes them.
@@ -281,6 +281,7 @@ fn quoted(input: &[u8], mut at: usize, ended: bool) -> Result<(Vec<u8>, usize), 
 enum Column {
     Text(&'static str),
     Channels,
+    QuietHours(&'static str),
     OptIn(String),
     Attribute(String),
     Attributes,
@@ -310,6 +311,8 @@ fn of_member(name: &str) -> Option<Column> {
     Some(match name {
         "client_user_id" => Column::Text("id"),
         "channels" => Column::Channels,
+        "quiet_hours.from" => Column::QuietHours("from"),
+        "quiet_hours.to" => Column::QuietHours("to"),
         "attributes" => Column::Attributes,
         _ => match (name.strip_prefix("opt_ins."), name.strip_prefix("attributes.")) {
             (Some(channel), _) if channel.parse::<Channel>().is_ok() => Column::OptIn(channel.into()),
@@ -321,7 +324,7 @@ fn of_member(name: &str) -> Option<Column> {
 
 /// Reads a CSV record; an empty cell says nothing, so what it would name stays as it is.
 fn record(columns: &[Column], cells: Vec<Vec<u8>>) -> Result<Map<String, Value>, FieldError> {
-    let (mut fields, mut opt_ins, mut attributes) = (Map::new(), Map::new(), Map::new());
+    let (mut fields, mut quiet_hours, mut opt_ins, mut attributes) = (Map::new(), Map::new(), Map::new(), Map::new());
     for (column, cell) in columns.iter().zip(cells) {
         let name = column.name();
         let cell =
@@ -336,6 +339,9 @@ fn record(columns: &[Column], cells: Vec<Vec<u8>>) -> Result<Map<String, Value>,
             Column::Channels => {
                 let names = cell.split([' ', ',', ';', '|']).filter(|part| !part.is_empty());
                 fields.insert("channels".into(), names.map(Value::from).collect());
+            }
+            Column::QuietHours(end) => {
+                quiet_hours.insert((*end).into(), Value::String(cell));
             }
             Column::OptIn(channel) => {
                 opt_ins.insert(channel.clone(), Value::Bool(statement(&name, &cell)?));
@@ -355,7 +361,7 @@ fn record(columns: &[Column], cells: Vec<Vec<u8>>) -> Result<Map<String, Value>,
             }
         }
     }
-    for (name, object) in [("opt_ins", opt_ins), ("attributes", attributes)] {
+    for (name, object) in [("quiet_hours", quiet_hours), ("opt_ins", opt_ins), ("attributes", attributes)] {
         if !object.is_empty() {
             fields.insert(name.into(), Value::Object(object));
         }
@@ -368,6 +374,7 @@ impl Column {
         match self {
             Self::Text(name) => (*name).into(),
             Self::Channels => "channels".into(),
+            Self::QuietHours(end) => format!("quiet_hours.{end}"),
             Self::OptIn(channel) => format!("opt_ins.{channel}"),
             Self::Attribute(name) => format!("attributes.{name}"),
             Self::Attributes => "attributes".into(),
@@ -437,16 +444,16 @@ mod tests {
 
     #[test]
     fn a_csv_is_read_column_by_column() {
-        let file = "\u{feff}id,email,channels,opt_ins.sms,attributes.name,attributes\r\n\
-                    anna,a@b.org,sms email,no,\"Anna \"\"A\"\" B, C\",\"{\"\"n\"\": 1}\"\r\n\
+        let file = "\u{feff}id,email,channels,quiet_hours.from,quiet_hours.to,opt_ins.sms,attributes.name,attributes\r\n\
+                    anna,a@b.org,sms email,22:00,08:00,no,\"Anna \"\"A\"\" B, C\",\"{\"\"n\"\": 1}\"\r\n\
                     \r\n\
-                    bert,,,,,\n";
+                    bert,,,,,,,\n";
         for step in [1, 7, 4096] {
             let rows = all(Format::Csv, file.as_bytes(), step).unwrap();
             assert_eq!(ids(&rows), expected(&[(2, Ok("anna")), (4, Ok("bert"))]));
             let fields = Value::Object(member(rows[0].read.clone().unwrap()).unwrap().1);
             let told = serde_json::json!({
-                "email": "a@b.org", "channels": ["sms", "email"], "opt_ins": {"sms": false},
+                "email": "a@b.org", "channels": ["sms", "email"], "quiet_hours": {"from": "22:00", "to": "08:00"}, "opt_ins": {"sms": false},
                 "attributes": {"name": "Anna \"A\" B, C", "n": 1},
             });
             assert_eq!(fields, told);

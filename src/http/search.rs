@@ -49,7 +49,7 @@ pub struct Search {
 /// The members who are found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"members": [{
-    "id": "anna", "email": "anna@example.org", "phone": null, "locale": null, "time_zone": null, "channels": [], "opt_ins": {},
+    "id": "anna", "email": "anna@example.org", "phone": null, "locale": null, "time_zone": null, "quiet_hours": null, "channels": [], "opt_ins": {},
     "attributes": {"tier": "gold"},
     "addresses": {"email": [{"address": "anna@example.org", "state": "active", "since": "2026-03-01T12:00:00Z"}]},
     "created_at": "2026-03-01T12:00:00Z", "updated_at": "2026-03-01T12:00:00Z"

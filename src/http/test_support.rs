@@ -239,6 +239,7 @@ impl MemoryLog {
         }
         profile.locale = patch.locale.unwrap_or(profile.locale);
         profile.time_zone = patch.time_zone.unwrap_or(profile.time_zone);
+        profile.quiet_hours = patch.quiet_hours.unwrap_or(profile.quiet_hours);
         profile.attributes.extend(patch.attributes);
         profile.applied = i64::try_from(position.offset).unwrap();
         let row = profile.into_row(&command.project, &command.member);

@@ -234,6 +234,7 @@ async fn a_bad_member_is_refused_by_field_and_leaves_nothing() {
         (json!({"email": "nobody"}), "email"),
         (json!({"phone": "12"}), "phone"),
         (json!({"time_zone": "Mars/Olympus"}), "time_zone"),
+        (json!({"quiet_hours": {"from": "9 pm", "to": "08:00"}}), "quiet_hours.from"),
         (json!({"opt_ins": {"fax": true}}), "opt_ins.fax"),
         (json!({"emial": "a@b.org"}), "emial"),
     ] {
@@ -1494,6 +1495,7 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
             "phone",
             "locale",
             "time_zone",
+            "quiet_hours",
             "channels",
             "opt_ins",
             "attributes",

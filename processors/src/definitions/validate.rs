@@ -1122,11 +1122,11 @@ fn zone(document: &Definitions, findings: &mut Findings) -> TimeZone {
     })
 }
 
-/// Quiet hours and holidays of the project, where they are to be kept.
+/// Quiet hours and holidays, where they are to be kept.
 fn project_hours(document: &Definitions, kept: bool) -> Result<Hours, hours::BadTime> {
     let project = &document.project;
     let (quiet, holidays) = if kept { (project.quiet_hours.as_ref(), &project.holidays[..]) } else { (None, &[][..]) };
-    Hours::new(quiet, None, holidays)
+    Ok(Hours { keeps_own: kept, ..Hours::new(quiet, None, holidays)? })
 }
 
 /// What a lane's messages are, where their flow says nothing.

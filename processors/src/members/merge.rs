@@ -92,6 +92,7 @@ pub(super) fn absorbed(known: Option<Profile>, command: &MemberCommand, facts: &
     profile.opt_ins = consent::merged(&profile.opt_ins, &comes.opt_ins);
     profile.locale = profile.locale.or(comes.locale);
     profile.time_zone = profile.time_zone.or(comes.time_zone);
+    profile.quiet_hours = profile.quiet_hours.or(comes.quiet_hours);
     if profile.channels.is_empty() {
         profile.channels = comes.channels;
     }

@@ -15,7 +15,7 @@ use bellwether_processors::{
 use bellwether_schemas::{
     Channel::{self, AppPush, Email, Sms, Telegram, WebPush, Webhook, Whatsapp},
     EventId, Lane, NotificationId, Position, Timestamp, Topic,
-    definitions::Definitions,
+    definitions::{Definitions, QuietHours},
     member::{Address, AddressState, Profile},
     records::{Decision, Event, Notification, Record},
     rows::{Row, Write},
@@ -120,6 +120,11 @@ fn preferring(mut profile: Profile, channels: &[Channel]) -> Profile {
 
 fn in_zone(mut profile: Profile, zone: &str) -> Profile {
     profile.time_zone = Some(zone.into());
+    profile
+}
+
+fn sleeping(mut profile: Profile, from: &str, to: &str) -> Profile {
+    profile.quiet_hours = Some(QuietHours { from: from.into(), to: to.into() });
     profile
 }
 
@@ -404,6 +409,11 @@ fn situations() -> Vec<Situation> {
         when("A code comes at night.", "code").given(quiet()).at(NIGHT),
         when("An alert is loud.", "alert").given(quiet()).at(NIGHT),
         when("Where the member is it is day.", "tips").given(quiet()).at(NIGHT).of(in_zone(both(), "America/Lima")),
+        when("Who sleeps longer is told later.", "tips").given(quiet()).at(NIGHT).of(sleeping(
+            both(),
+            "21:00",
+            "10:00",
+        )),
         when("What is fresh for three hours is not sent in the morning.", "fresh").given(quiet()).at(NIGHT),
         when("The flow's window opens on Tuesday.", "office"),
         when("Nothing goes out on a holiday.", "tips").given(json!({"holidays": ["2026-06-01"]})),

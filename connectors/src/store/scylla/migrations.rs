@@ -65,6 +65,7 @@ const ALL: &[Migration] = &[
     Migration { name: "0004_consents.cql", text: include_str!("../../../../infra/cql/0004_consents.cql") },
     Migration { name: "0005_erased.cql", text: include_str!("../../../../infra/cql/0005_erased.cql") },
     Migration { name: "0006_attributes.cql", text: include_str!("../../../../infra/cql/0006_attributes.cql") },
+    Migration { name: "0007_quiet_hours.cql", text: include_str!("../../../../infra/cql/0007_quiet_hours.cql") },
 ];
 
 impl Migration {
@@ -173,7 +174,11 @@ async fn apply(store: &ScyllaStore, schema: &Schema) -> Result<Vec<String>, Stor
     let mut applied = Vec::new();
     for migration in pending(store).await? {
         for statement in statements(migration.text) {
-            schema.define(&format!("migration {}", migration.name), &statement).await?;
+            let defined = schema.define(&format!("migration {}", migration.name), &statement).await;
+            // A column cannot be added "if not exists" everywhere; whoever began before us may have added it.
+            if defined.is_err() && !schema.has_added(&store.config.keyspace, &statement).await {
+                return defined.map(|()| applied);
+            }
         }
         let row = MigrationRow { name: migration.name.into(), checksum: migration.checksum(), applied_at: now() };
         if store.insert_if_absent(row.into_cells()).await?.is_none() {
@@ -181,6 +186,12 @@ async fn apply(store: &ScyllaStore, schema: &Schema) -> Result<Vec<String>, Stor
         }
     }
     Ok(applied)
+}
+
+/// Table and column of a statement that adds one.
+fn added(statement: &str) -> Option<(&str, &str)> {
+    let (table, column) = statement.strip_prefix("ALTER TABLE ")?.split_once(" ADD ")?;
+    Some((table, column.split_once(' ')?.0))
 }
 
 fn now() -> Timestamp {
@@ -222,6 +233,15 @@ impl Schema {
         statement.set_request_timeout(Some(DEFINE_TIMEOUT));
         self.session.query_unpaged(statement, ()).await.map_err(|error| errors::define(what, &error))?;
         Ok(())
+    }
+
+    /// Whether the statement adds a column that is there.
+    async fn has_added(&self, keyspace: &str, statement: &str) -> bool {
+        const COLUMN: &str =
+            "SELECT type FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ? AND column_name = ?";
+        let Some((table, column)) = added(statement) else { return false };
+        let found = self.session.query_unpaged(COLUMN, (keyspace, table, column)).await;
+        found.is_ok_and(|found| found.into_rows_result().is_ok_and(|rows| rows.rows_num() > 0))
     }
 }
 
@@ -275,16 +295,21 @@ mod tests {
 
     #[test]
     fn the_files_define_the_tables_that_the_schemas_name() {
-        let defined: BTreeMap<_, _> = ALL
+        let statements: Vec<_> = ALL.iter().flat_map(|migration| statements(migration.text)).collect();
+        let mut defined: BTreeMap<_, _> = statements
             .iter()
-            .flat_map(|migration| statements(migration.text))
             .filter(|statement| statement.starts_with("CREATE TABLE"))
             .map(|statement| {
                 assert!(statement.contains("comment = '"), "no comment: {statement}");
-                let (name, columns, partition, clustering) = definition(&statement);
+                let (name, columns, partition, clustering) = definition(statement);
                 (name, (columns, partition, clustering))
             })
             .collect();
+        for statement in statements.iter().filter(|statement| !statement.starts_with("CREATE TABLE")) {
+            let (table, column) = added(statement).unwrap();
+            let (_, kind) = statement.rsplit_once(' ').unwrap();
+            defined.get_mut(table).unwrap().0.insert(column.into(), kind.into());
+        }
         let names = |columns: &[(&str, _)]| columns.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
         let wanted: BTreeMap<_, _> = tables::all()
             .into_iter()
@@ -298,7 +323,8 @@ mod tests {
 
     #[test]
     fn fenced_tables_have_no_compaction_by_time() {
-        for statement in ALL.iter().flat_map(|migration| statements(migration.text)) {
+        let statements = ALL.iter().flat_map(|migration| statements(migration.text));
+        for statement in statements.filter(|statement| added(statement).is_none()) {
             let fenced = tables::named(&definition(&statement).0).unwrap().fenced;
             assert!(!(fenced && statement.contains("TimeWindow")), "{statement}");
         }
