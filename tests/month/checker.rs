@@ -58,7 +58,7 @@ pub(crate) struct CapRule {
 pub(crate) struct Rules {
     /// Between two hands of the clock.
     pub(crate) step: i64,
-    /// First minute and first minute after, over midnight.
+    /// Of who has no quiet hours of their own: first minute and first minute after; before it, over midnight.
     pub(crate) quiet: (i64, i64),
     pub(crate) holidays: Vec<Date>,
     pub(crate) flows: BTreeMap<&'static str, FlowRule>,
@@ -78,6 +78,8 @@ pub(crate) struct Line {
 #[derive(Clone, Debug)]
 pub(crate) struct Person {
     pub(crate) zone: TimeZone,
+    /// The member's own quiet hours.
+    pub(crate) quiet: Option<(i64, i64)>,
     pub(crate) addresses: Vec<String>,
     pub(crate) ledger: Vec<Line>,
     pub(crate) erased: Option<i64>,
@@ -148,14 +150,15 @@ fn of_one(rules: &Rules, people: &BTreeMap<String, Person>, message: &Message) -
 fn at_moment(rules: &Rules, person: &Person, flow: &FlowRule, message: &Message, moment: i64) -> Option<Breach> {
     let wall = wall(&person.zone, moment);
     let minute = i64::from(wall.hour()) * 60 + i64::from(wall.minute());
-    let (from, to) = rules.quiet;
+    let (from, to) = person.quiet.unwrap_or(rules.quiet);
+    let is_quiet = if from <= to { from <= minute && minute < to } else { minute >= from || minute < to };
     let shut =
         |(from, to, closed): (i64, i64, Weekday)| minute < from || minute >= to || wall.date().weekday() == closed;
     [
         (Breach::Erasure, person.erased.is_some_and(|erased| moment > erased)),
         (Breach::Consent, !consented(flow, &person.ledger, message.channel, moment)),
         (Breach::Expiry, moment > message.told + flow.expires),
-        (Breach::QuietHours, flow.quiet && (minute >= from || minute < to)),
+        (Breach::QuietHours, flow.quiet && is_quiet),
         (Breach::Holiday, flow.quiet && rules.holidays.contains(&wall.date())),
         (Breach::Window, flow.window.is_some_and(shut)),
     ]
@@ -288,7 +291,13 @@ mod tests {
             line(at("20T12:00"), "news", "refused"),
         ];
         let zone = TimeZone::get("Europe/Madrid").unwrap();
-        let ana = Person { zone, addresses: vec!["ana@example.com".into()], ledger, erased: Some(at("25T12:00")) };
+        let ana = Person {
+            zone,
+            quiet: None,
+            addresses: vec!["ana@example.com".into()],
+            ledger,
+            erased: Some(at("25T12:00")),
+        };
         BTreeMap::from([("ana".to_owned(), ana)])
     }
 
@@ -337,6 +346,19 @@ mod tests {
         ] {
             assert_eq!(breaches(&[message(flow, arrives)]), Vec::from_iter(expected), "{flow} at {arrives}");
         }
+    }
+
+    #[test]
+    fn a_night_is_the_members_own() {
+        let mut people = people();
+        let mut of = |own, arrives| {
+            people.get_mut("ana").unwrap().quiet = Some(own);
+            violations(&rules(), &people, &[message("offer", arrives)]).first().map(|v| v.breach)
+        };
+        let (by_day, none) = ((10 * 60, 16 * 60), (0, 0));
+        assert_eq!(of(by_day, "17T12:00"), Some(Breach::QuietHours));
+        assert_eq!(of(by_day, "17T03:00"), None);
+        assert_eq!(of(none, "17T03:00"), None);
     }
 
     #[test]

@@ -198,13 +198,26 @@ fn zone(n: usize) -> Option<&'static str> {
     (!n.is_multiple_of(13)).then(|| ZONES[n % ZONES.len()])
 }
 
+/// Own quiet hours: some sleep by day, some want none.
+fn quiet(n: usize) -> Option<(i64, i64)> {
+    match n {
+        _ if n % 6 == 5 => Some((10 * 60 + 30, 18 * 60)),
+        _ if n % 7 == 3 => Some((0, 0)),
+        _ => None,
+    }
+}
+
 fn csv() -> Vec<u8> {
-    let mut csv = String::from("client_user_id,email,phone,time_zone,opt_ins.email,opt_ins.sms\n");
+    let header = "client_user_id,email,phone,time_zone,quiet_hours.from,quiet_hours.to,opt_ins.email,opt_ins.sms\n";
+    let mut csv = String::from(header);
     for n in 0..MEMBERS {
         let (id, email, phone) = member(n);
         let said = |n: usize| ["", "true", "false", "true", ""][n % 5];
         let (email, phone) = (email.unwrap_or_default(), phone.unwrap_or_default());
-        writeln!(csv, "{id},{email},{phone},{},{},{}", zone(n).unwrap_or_default(), said(n), said(n / 5)).unwrap();
+        let zone = zone(n).unwrap_or_default();
+        let time = |minute: i64| format!("{:02}:{:02}", minute / 60, minute % 60);
+        let (from, to) = quiet(n).map(|(from, to)| (time(from), time(to))).unwrap_or_default();
+        writeln!(csv, "{id},{email},{phone},{zone},{from},{to},{},{}", said(n), said(n / 5)).unwrap();
     }
     csv.into_bytes()
 }
@@ -420,7 +433,7 @@ impl Month {
                 None => (None, self.ledger(n).await),
             };
             let zone = TimeZone::get(zone(n).unwrap_or(ZONES[0])).unwrap();
-            (id, Person { zone, addresses: email.into_iter().chain(phone).collect(), ledger, erased })
+            (id, Person { zone, quiet: quiet(n), addresses: email.into_iter().chain(phone).collect(), ledger, erased })
         };
         stream::iter(0..MEMBERS).map(person).buffer_unordered(16).collect().await
     }
@@ -494,6 +507,11 @@ async fn a_month(step: i64, cluster: Option<String>) {
     // And a checker that is told stricter rules finds each of them broken.
     let mut stricter = rules(step);
     stricter.quiet = (16 * 60, 12 * 60);
+    // Whoever sleeps by day would be woken by it if that were not known.
+    let alike = |person: &Person| Person { quiet: None, ..person.clone() };
+    let alike = people.iter().map(|(id, person)| (id.clone(), alike(person))).collect();
+    let woken = violations(&rules(step), &alike, &messages);
+    assert!(woken.iter().any(|v| v.breach == Breach::QuietHours), "seed {seed}: nobody has a night of their own");
     stricter.caps = vec![CapRule { most: 0, kept: None, ..stricter.caps[0].clone() }];
     for flow in stricter.flows.values_mut() {
         flow.consent = Consent::Required;
