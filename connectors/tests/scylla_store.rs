@@ -40,7 +40,7 @@ const MIGRATIONS: [&str; 7] = [
     "0004_consents.cql",
     "0005_erased.cql",
     "0006_attributes.cql",
-    "0007_quiet_hours.cql",
+    "0007_preferences.cql",
 ];
 
 /// A keyspace with all tables, dropped with the last test that uses it: making tables is slow.

@@ -1,13 +1,14 @@
 //! What members want and do not want: how a statement changes it, which lines of the ledger follow, and what the ledger comes to.
-//! The ledger is only ever added to; a profile's opt-ins are its fold, and [`changes`] writes what makes that so.
+//! The ledger is only ever added to; a profile's opt-ins and preferences are its fold, and [`changes`] and [`preferences`] write what makes that so.
 
 use bellwether_schemas::{
     Channel, Position,
-    definitions::Consent,
+    definitions::{Consent, QuietHours},
     member::{AddressState, ByCategory, Profile},
     records::{MemberAction, MemberCommand},
     tables::ConsentRow,
 };
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Whether a category that needs this is sent to a member who said this of it.
@@ -178,22 +179,72 @@ pub fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> OptIns {
     opt_ins
 }
 
-/// The line as it is kept. `applied` is the command's offset.
+/// The preferences that the command changes, by name, with what they are now; null where one is said no more.
 #[must_use]
-pub fn row(entry: Entry, command: &MemberCommand, position: Position, applied: i64) -> ConsentRow {
+pub fn preferences(before: Option<&Profile>, after: Option<&Profile>) -> Map<String, Value> {
+    let (was, is) = (preferred(before), preferred(after));
+    let now = |name: &&str| is.get(name).cloned().unwrap_or(Value::Null);
+    let names = was.keys().chain(is.keys()).filter(|name| was.get(*name) != is.get(*name));
+    names.map(|name| ((*name).to_owned(), now(name))).collect()
+}
+
+/// Every preference of a profile that is said, as the API shows it.
+fn preferred(profile: Option<&Profile>) -> BTreeMap<&'static str, Value> {
+    let Some(Profile { locale, time_zone, quiet_hours, channels, .. }) = profile else { return BTreeMap::new() };
+    let quiet = |hours: &QuietHours| json!({"from": hours.from, "to": hours.to});
+    [
+        ("locale", locale.as_deref().map(Value::from)),
+        ("time_zone", time_zone.as_deref().map(Value::from)),
+        ("quiet_hours", quiet_hours.as_ref().map(quiet)),
+        ("channels", (!channels.is_empty()).then(|| channels.iter().map(|channel| channel.name()).collect())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect()
+}
+
+/// The command's lines of the ledger, as they are kept: one a word of consent, and one of all preferences that it changes. `applied` is its offset.
+#[must_use]
+pub fn lines(
+    before: Option<&Profile>,
+    after: Option<&Profile>,
+    command: &MemberCommand,
+    position: Position,
+    applied: i64,
+) -> Vec<ConsentRow> {
+    let line =
+        |channel: &str, category: String, state: &str| row((channel, category, state), command, position, applied);
+    let words = changes(before, after, command).into_iter();
+    let words = words.map(|entry| line(entry.channel.name(), entry.category, entry.state.name()));
+    let changed = preferences(before, after);
+    let preferences = (!changed.is_empty())
+        .then(|| ConsentRow { preferences: Some(Value::Object(changed).to_string()), ..line("", String::new(), SET) });
+    words.chain(preferences).collect()
+}
+
+/// What the ledger says of preferences.
+const SET: &str = "set";
+
+fn row(
+    (channel, category, state): (&str, String, &str),
+    command: &MemberCommand,
+    position: Position,
+    applied: i64,
+) -> ConsentRow {
     ConsentRow {
         project: command.project.clone(),
         member: command.member.clone(),
         applied,
-        channel: entry.channel.name().into(),
-        category: entry.category,
+        channel: channel.into(),
+        category,
         at: command.at,
-        state: entry.state.name().into(),
+        state: state.into(),
         actor: command.actor.clone(),
         source: source(command).into(),
         address: command.address.clone(),
         proof: command.proof.clone(),
         position: position.to_string(),
+        preferences: None,
     }
 }
 

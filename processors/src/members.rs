@@ -125,8 +125,8 @@ impl Processor for Members {
         let said = if search.is_empty() { Patch::default() } else { patch_of(command)? }.attributes;
         let is_new = |entry: &&Indexed| !before.contains(*entry) || entry.is_attribute(|name| said.contains_key(name));
         rows.extend(after.iter().filter(is_new).map(|entry| entry.put(command, fence)));
-        let lines = consent::changes(known.as_ref(), profile.as_ref(), command).into_iter();
-        rows.extend(lines.map(|line| consent::row(line, command, incoming.position, offset).put()));
+        let lines = consent::lines(known.as_ref(), profile.as_ref(), command, incoming.position, offset);
+        rows.extend(lines.into_iter().map(Row::put));
         let unconfirmed = profile.iter().flat_map(|profile| unconfirmed(profile, known.as_ref()));
         let announced = unconfirmed.map(|address| to_confirm(command, address)).collect();
         let mut last: Vec<Write> = before.difference(&after).map(|entry| entry.delete(command, fence)).collect();

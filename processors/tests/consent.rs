@@ -3,7 +3,7 @@
 
 use bellwether_processors::{
     Facts, Incoming, Output, Processor,
-    consent::{Entry, OptIns, State, allows, fold, merged, say},
+    consent::{self, Entry, OptIns, State, allows, fold, merged, say},
     definitions::{Compiled, Projects, ProviderCheck},
     members::Members,
 };
@@ -20,7 +20,7 @@ use proptest::{
     prelude::*,
     sample::select,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 const NOW: Timestamp = Timestamp(1_772_359_200_000);
 
@@ -72,18 +72,30 @@ impl House {
         self.facts.rows(&ConsentRow::read_all("shop", "m")).unwrap()
     }
 
-    /// The ledger's lines as `channel category state`.
+    /// The ledger's lines about consent as `channel category state`.
     fn lines(&self) -> Vec<String> {
-        self.ledger().iter().map(|row| format!("{} {} {}", row.channel, row.category, row.state)).collect()
+        let consent = self.ledger().into_iter().filter(|row| row.preferences.is_none());
+        consent.map(|row| format!("{} {} {}", row.channel, row.category, row.state)).collect()
+    }
+
+    /// Its lines about preferences.
+    fn preferred(&self) -> Vec<Value> {
+        self.ledger().iter().filter_map(preferred).collect()
     }
 }
 
-fn entry(row: &ConsentRow) -> Entry {
-    Entry {
+/// What a line says of consent.
+fn entry(row: &ConsentRow) -> Option<Entry> {
+    row.preferences.is_none().then(|| Entry {
         channel: row.channel.parse().unwrap(),
         category: row.category.clone(),
         state: State::ALL.into_iter().find(|state| state.name() == row.state).unwrap(),
-    }
+    })
+}
+
+/// What a line says of preferences.
+fn preferred(row: &ConsentRow) -> Option<Value> {
+    row.preferences.as_deref().map(|text| serde_json::from_str(text).unwrap())
 }
 
 fn command(action: MemberAction) -> MemberCommand {
@@ -181,6 +193,34 @@ fn every_change_is_a_line_with_its_proof() {
     assert!(redelivered.after.is_empty() && house.lines().len() == 5, "a redelivery adds nothing");
     house.does(command(MemberAction::Delete));
     assert_eq!(house.lines()[5..], ["email news withdrawn", "sms news withdrawn"], "the ledger outlives the profile");
+}
+
+#[test]
+fn every_change_of_a_preference_is_a_line() {
+    let mut house = House::new(false);
+    let patches = [
+        json!({"locale": "es", "time_zone": "Europe/Madrid", "attributes": {"tier": "gold"}}),
+        json!({"locale": "es", "quiet_hours": {"from": "21:00", "to": "09:00"}}),
+        json!({"locale": null, "channels": ["sms", "email"]}),
+        json!({"channels": ["sms", "email"], "attributes": {"tier": "tin"}}),
+        json!({"channels": null, "opt_ins": {"sms": true}}),
+    ];
+    for patch in &patches {
+        house.does(upsert(patch));
+    }
+    house.does(command(MemberAction::Delete));
+    let expected = [
+        json!({"locale": "es", "time_zone": "Europe/Madrid"}),
+        json!({"quiet_hours": {"from": "21:00", "to": "09:00"}}),
+        json!({"locale": null, "channels": ["sms", "email"]}),
+        json!({"channels": null}),
+        json!({"time_zone": null, "quiet_hours": null}),
+    ];
+    assert_eq!(house.preferred(), expected);
+    assert_eq!(house.lines(), ["sms * given", "sms * withdrawn"]);
+    let first = house.ledger().remove(0);
+    let said = (first.applied, first.at, first.state.as_str(), first.actor.as_str(), first.source.as_str());
+    assert_eq!(said, (1, NOW, "set", "shop", "api"));
 }
 
 #[test]
@@ -299,6 +339,13 @@ fn any_command() -> impl Strategy<Value = MemberCommand> {
         }
         upsert(&json!({"addresses": {"email": ["m@example.com"]}, "opt_ins": opt_ins}))
     });
+    let preference = select(vec![
+        json!({"locale": "es"}),
+        json!({"locale": null, "time_zone": "UTC"}),
+        json!({"quiet_hours": {"from": "21:00", "to": "09:00"}, "channels": ["sms"]}),
+        json!({"quiet_hours": null, "channels": null}),
+    ]);
+    let preference = preference.prop_map(|patch| upsert(&patch));
     let action = select(vec![OptIn, OptOut, OptIn, OptOut, Confirm, Heard, AddAddress]);
     let action = (action, channel(), category()).prop_map(|(action, channel, category)| MemberCommand {
         address: Some("m@example.com".into()),
@@ -306,10 +353,11 @@ fn any_command() -> impl Strategy<Value = MemberCommand> {
     });
     let merge = Just(MemberCommand { other: Some("n".into()), ..command(Merge) });
     let absorb = any_opt_ins().prop_map(|opt_ins| {
-        let patch = serde_json::to_string(&Profile { opt_ins, ..Profile::default() }).unwrap();
+        let profile = Profile { opt_ins, locale: Some("pt".into()), ..Profile::default() };
+        let patch = serde_json::to_string(&profile).unwrap();
         MemberCommand { patch: Some(patch), other: Some("n".into()), ..command(Absorb) }
     });
-    prop_oneof![4 => action, 3 => patch, 1 => Just(command(Delete)), 1 => merge, 1 => absorb]
+    prop_oneof![4 => action, 3 => patch, 2 => preference, 1 => Just(command(Delete)), 1 => merge, 1 => absorb]
 }
 
 proptest! {
@@ -328,8 +376,13 @@ proptest! {
             }
             let ledger = house.ledger();
             prop_assert_eq!(&ledger[..kept.len()], &kept[..], "a line is never changed");
-            let entries: Vec<Entry> = ledger.iter().map(entry).collect();
+            let entries: Vec<Entry> = ledger.iter().filter_map(entry).collect();
             prop_assert_eq!(fold(&entries), house.opt_ins());
+            // Of preferences each line is a merge patch (RFC 7396).
+            let mut preferences = Map::new();
+            preferences.extend(ledger.iter().filter_map(preferred).flat_map(|line| line.as_object().unwrap().clone()));
+            preferences.retain(|_, value| !value.is_null());
+            prop_assert_eq!(preferences, consent::preferences(None, house.profile().as_ref()));
             kept = ledger;
         }
     }

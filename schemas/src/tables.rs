@@ -271,8 +271,8 @@ impl SuppressionRow {
 }
 
 row! {
-    /// One statement of a member's consent. Only ever added, never changed: what stands in the profile is the fold of these. The key is that of the
-    /// command that caused it, so a redelivery writes the same row; the table needs no fence.
+    /// One statement of a member's consent, or the preferences that a command changed. Only ever added, never changed: what stands in the profile is
+    /// the fold of these. The key is that of the command that caused it, so a redelivery writes the same row; the table needs no fence.
     ConsentRow in "consents" {
         partition {
             /// Project.
@@ -283,15 +283,15 @@ row! {
         clustering {
             /// Offset of the command in the member's partition of `members`: the order in which statements count.
             applied: i64,
-            /// Channel.
+            /// Channel; empty where it is about preferences.
             channel: String,
-            /// Category, or [`crate::member::ByCategory::WHOLE`].
+            /// Category, or [`crate::member::ByCategory::WHOLE`]; empty where it is about preferences.
             category: String,
         }
         columns {
             /// When it was said.
             at: Timestamp,
-            /// `given`, `refused`, `withdrawn` or `confirmed`.
+            /// `given`, `refused`, `withdrawn` or `confirmed`; `set` where it is about preferences.
             state: String,
             /// Who said so, as the command names them.
             actor: String,
@@ -303,6 +303,8 @@ row! {
             proof: Option<String>,
             /// Position of the command (law 2), `topic/partition/offset`.
             position: String,
+            /// JSON object of the preferences that changed, null where one was withdrawn.
+            preferences: Option<String>,
         }
     }
 }

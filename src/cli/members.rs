@@ -204,8 +204,10 @@ fn ledger(all: &[Consent]) -> String {
     }
     let line = |one: &Consent| {
         let proof = one.proof.as_deref().unwrap_or("no proof");
-        let Consent { at, channel, category, state, actor, source, .. } = one;
-        format!("{at}  {channel:9}  {category:16}  {state:9}  {source} ({actor}): {proof}\n")
+        let Consent { at, state, preferences, actor, source, .. } = one;
+        let (channel, category) = (one.channel.as_deref().unwrap_or("-"), one.category.as_deref().unwrap_or("-"));
+        let what = preferences.as_ref().map(|changed| format!(" {changed}")).unwrap_or_default();
+        format!("{at}  {channel:9}  {category:16}  {state:9}{what}  {source} ({actor}): {proof}\n")
     };
     all.iter().map(line).collect()
 }

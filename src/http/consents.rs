@@ -1,4 +1,4 @@
-//! `/v1/members/{id}/consents`: the ledger of what a member consented to, and one more statement for it.
+//! `/v1/members/{id}/consents`: the ledger of what a member consented to and preferred, and one more statement for it.
 //! A statement is a command on the log; the `members` processor writes the ledger, and the profile that is its fold.
 
 use super::{
@@ -26,6 +26,7 @@ use bellwether_schemas::{
     tables::ConsentRow,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
@@ -41,12 +42,18 @@ const MAX_SOURCE: usize = 63;
 pub struct Consent {
     /// When it was said, RFC 3339.
     pub at: String,
-    /// Channel.
-    pub channel: String,
-    /// Category; `*` is the channel as a whole.
-    pub category: String,
-    /// `given`, `refused`, `withdrawn` or `confirmed` (the address is the member's).
+    /// Channel; absent where it is about preferences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// Category; `*` is the channel as a whole. Absent where it is about preferences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<String>,
+    /// `given`, `refused`, `withdrawn` or `confirmed` (the address is the member's); `set` where it is about preferences.
     pub state: String,
+    /// The preferences that changed (`locale`, `time_zone`, `quiet_hours`, `channels`), null where one was withdrawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub preferences: Option<Value>,
     /// Who said so: a key's name, `import KEY`, `member by PROVIDER`, `provider NAME`.
     pub actor: String,
     /// By which way: `api`, `import`, `operator`, `link`, `merge`, a channel, or what the client called it.
@@ -105,7 +112,7 @@ pub struct Statement {
     source: Option<String>,
 }
 
-/// Lists what a member consented to, refused and withdrew, with the proof of each. Lines are only ever added.
+/// Lists what a member consented to, refused, withdrew and preferred, with the proof of each. Lines are only ever added.
 #[utoipa::path(
     get, path = "/v1/members/{id}/consents", tag = "members", security(("api_key" = ["members"])),
     params(("id" = String, Path, description = "client_user_id", example = "anna"), LedgerQuery),
@@ -239,8 +246,20 @@ fn way(source: &str) -> Result<String, FieldError> {
 
 impl Consent {
     pub(super) fn of(row: ConsentRow) -> Self {
-        let ConsentRow { channel, category, at, state, actor, source, address, proof, position, .. } = row;
-        Self { at: at.to_string(), channel, category, state, actor, source, address, proof, position }
+        let ConsentRow { channel, category, at, state, actor, source, address, proof, position, preferences, .. } = row;
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        Self {
+            at: at.to_string(),
+            channel: some(channel),
+            category: some(category),
+            state,
+            preferences: preferences.and_then(|text| serde_json::from_str(&text).ok()),
+            actor,
+            source,
+            address,
+            proof,
+            position,
+        }
     }
 }
 

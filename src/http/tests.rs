@@ -283,20 +283,22 @@ async fn consent_is_said_with_its_proof_and_the_ledger_is_listed() {
     house.put("/v1/members/anna", &unknown).await.problem(422, "opt_ins.email.marketeering");
     assert_eq!(house.log.appended(Topic::Members).len(), 3);
 
-    for (applied, category) in [(7, "*"), (7, "marketing"), (9, "*")] {
+    for (applied, category) in [(7, "*"), (7, "marketing"), (8, ""), (9, "*")] {
+        let preferences = category.is_empty().then(|| r#"{"locale":"es","channels":null}"#.to_owned());
         house.store.put(ConsentRow {
             project: "shop".into(),
             member: "anna".into(),
             applied,
-            channel: "email".into(),
+            channel: if category.is_empty() { "" } else { "email" }.into(),
             category: category.into(),
             at: NOW,
-            state: "given".into(),
+            state: if category.is_empty() { "set" } else { "given" }.into(),
             actor: "shop".into(),
             source: "api".into(),
             address: None,
-            proof: Some("form `footer`".into()),
+            proof: (!category.is_empty()).then(|| "form `footer`".into()),
             position: format!("members/0/{applied}"),
+            preferences,
         });
     }
     let page = house.get(&format!("{path}?limit=2")).await;
@@ -304,8 +306,14 @@ async fn consent_is_said_with_its_proof_and_the_ledger_is_listed() {
         "proof": "form `footer`", "position": "members/0/7"});
     assert_eq!((&page.body["consents"][0], &page.body["consents"][1]["category"]), (&expected, &json!("marketing")));
     let rest = house.get(&format!("{path}?cursor={}", page.body["next"].as_str().unwrap())).await;
-    assert_eq!((&rest.body["consents"][0]["position"], &rest.body["next"]), (&json!("members/0/9"), &Value::Null));
-    assert_eq!(rest.body["consents"].as_array().unwrap().len(), 1);
+    assert_eq!((&rest.body["consents"][1]["position"], &rest.body["next"]), (&json!("members/0/9"), &Value::Null));
+    assert_eq!(rest.body["consents"].as_array().unwrap().len(), 2);
+    let preferred = json!({"at": NOW.to_string(), "state": "set", "preferences": {"locale": "es", "channels": null},
+        "actor": "shop", "source": "api", "position": "members/0/8"});
+    assert_eq!(rest.body["consents"][0], preferred);
+    let from = house.get(&format!("{path}?limit=3")).await.body["next"].as_str().unwrap().to_owned();
+    let behind = house.get(&format!("{path}?cursor={from}")).await;
+    assert_eq!(behind.body["consents"][0]["position"], "members/0/9", "a line about preferences can end a page");
     assert_eq!(house.get("/v1/members/nobody/consents").await.body["consents"], json!([]));
     house.get(&format!("{path}?cursor=x")).await.problem(422, "cursor");
     house.get(&format!("{path}?limit=0")).await.problem(422, "limit");
@@ -362,6 +370,7 @@ async fn a_member_is_exported_whole_and_erased() {
         address: None,
         proof: Some("form `footer`".into()),
         position: "members/0/7".into(),
+        preferences: None,
     });
     let export = house.get("/v1/members/anna/export").await;
     assert_eq!(export.status, 200, "{}", export.body);

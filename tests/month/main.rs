@@ -414,7 +414,8 @@ impl Month {
         assert!(page["next"].is_null(), "m{n} said more than a page holds");
         let text = |line: &Value, field: &str| line[field].as_str().unwrap().to_owned();
         let lines = page["consents"].as_array().unwrap().iter();
-        lines
+        let consent = lines.filter(|line| line.get("preferences").is_none());
+        consent
             .map(|line| Line {
                 at: text(line, "at").parse::<Timestamp>().unwrap().as_millisecond(),
                 channel: text(line, "channel"),

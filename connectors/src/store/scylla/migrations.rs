@@ -65,7 +65,7 @@ const ALL: &[Migration] = &[
     Migration { name: "0004_consents.cql", text: include_str!("../../../../infra/cql/0004_consents.cql") },
     Migration { name: "0005_erased.cql", text: include_str!("../../../../infra/cql/0005_erased.cql") },
     Migration { name: "0006_attributes.cql", text: include_str!("../../../../infra/cql/0006_attributes.cql") },
-    Migration { name: "0007_quiet_hours.cql", text: include_str!("../../../../infra/cql/0007_quiet_hours.cql") },
+    Migration { name: "0007_preferences.cql", text: include_str!("../../../../infra/cql/0007_preferences.cql") },
 ];
 
 impl Migration {
