@@ -309,12 +309,12 @@ fn invalid(field: &str, problem: &str) -> Refusal {
     Refusal::new(Reason::Invalid, format!("{field}: {problem}"))
 }
 
-/// What an upsert changes; nothing for other actions.
+/// What the command changes of the profile by a patch.
 fn patch_of(command: &MemberCommand) -> Result<Patch, Refusal> {
-    if command.action != MemberAction::Upsert {
+    if !matches!(command.action, MemberAction::Upsert | MemberAction::Prefer) {
         return Ok(Patch::default());
     }
-    let text = command.patch.as_deref().ok_or_else(|| invalid("patch", "missing; an upsert needs one"))?;
+    let text = command.patch.as_deref().ok_or_else(|| invalid("patch", "missing; this action needs one"))?;
     serde_json::from_str(text).map_err(|e| invalid("patch", &e.to_string()))
 }
 
@@ -333,6 +333,9 @@ fn changed(
         return merge::absorbed(known, command, facts).map(Some);
     }
     let Some(mut profile) = known else { return Ok(None) };
+    if command.action == MemberAction::Prefer {
+        return patched(profile, command, facts, double_opt_in).map(Some);
+    }
     let channel = command.channel.ok_or_else(|| invalid("channel", "missing; this action needs one"))?;
     match command.action {
         MemberAction::OptIn | MemberAction::OptOut => {
@@ -395,7 +398,8 @@ fn changed(
         | MemberAction::Delete
         | MemberAction::Erase
         | MemberAction::Merge
-        | MemberAction::Absorb => {}
+        | MemberAction::Absorb
+        | MemberAction::Prefer => {}
     }
     Ok(Some(profile))
 }

@@ -388,6 +388,24 @@ fn the_profile_goes_when_it_is_handed_over_and_a_crash_between_does_no_harm() {
 }
 
 #[test]
+fn a_preference_is_that_of_who_is_there() {
+    let prefer = || MemberCommand {
+        patch: Some(json!({"quiet_hours": {"from": "21:00", "to": "09:00"}}).to_string()),
+        proof: Some("preference page".into()),
+        ..command("guest", MemberAction::Prefer)
+    };
+    let mut house = House::searching_by(&[]);
+    assert!(house.does(prefer()) == Output::default() && house.profile("guest").is_none(), "nobody is made");
+    house.does(upsert("ana", &json!({})));
+    house.does(upsert("guest", &json!({})));
+    house.does(merge());
+    house.does(prefer());
+    assert!(house.profile("guest").is_none(), "who went does not come back by an old link");
+    assert_eq!(house.profile("ana").unwrap().quiet_hours.map(|hours| hours.from).as_deref(), Some("21:00"));
+    assert_eq!(house.ledger("ana"), ["  set, api: preference page"]);
+}
+
+#[test]
 fn nothing_is_lost_where_the_one_who_stays_is_gone() {
     let mut house = House::searching_by(&[]);
     let guest = Profile {

@@ -75,7 +75,7 @@ macro_rules! encoded {
 // Name of the schema file, then the names of older versions in `avro/history`, newest first.
 encoded! {
     Event, "event";
-    MemberCommand, "member_command", "4", "3", "2", "1";
+    MemberCommand, "member_command", "5", "4", "3", "2", "1";
     Notification, "notification", "4", "3", "2", "1";
     Delivery, "delivery", "1";
     Receipt, "receipt", "1";

@@ -49,9 +49,9 @@ pub struct MemberCommand {
     pub actor: String,
     /// What is asked.
     pub action: MemberAction,
-    /// As JSON: for `upsert` a [`crate::member::Patch`], for `absorb` the [`crate::member::Profile`] that comes.
+    /// As JSON: for `upsert` and `prefer` a [`crate::member::Patch`], for `absorb` the [`crate::member::Profile`] that comes.
     pub patch: Option<String>,
-    /// For all but `upsert`, `delete`, `erase`, `merge` and `absorb`.
+    /// For all but `upsert`, `delete`, `erase`, `merge`, `absorb` and `prefer`.
     pub channel: Option<Channel>,
     /// For all that concern one address.
     pub address: Option<String>,
@@ -121,6 +121,8 @@ pub enum MemberAction {
     Merge,
     /// Take over the profile of somebody who is the same person.
     Absorb,
+    /// Change the preferences of a member who is there; it makes nobody.
+    Prefer,
 }
 
 /// The intent to tell one member one thing.

@@ -82,8 +82,8 @@ fn error() -> impl Strategy<Value = ErrorKind> {
 }
 
 fn action() -> impl Strategy<Value = MemberAction> {
-    use MemberAction::{Absorb, Confirm, Delete, Merge, OptIn, OptOut, Suppress, Upsert};
-    select(vec![Upsert, Delete, Suppress, OptOut, OptIn, Confirm, Merge, Absorb])
+    use MemberAction::{Absorb, Confirm, Delete, Merge, OptIn, OptOut, Prefer, Suppress, Upsert};
+    select(vec![Upsert, Delete, Suppress, OptOut, OptIn, Confirm, Merge, Absorb, Prefer])
 }
 
 /// A strategy for a record from one strategy a field; in two groups, because a tuple of strategies holds twelve.

@@ -2,11 +2,12 @@
 //! looked up; the receipt is on the log before the answer (law 1). Takes no key: the token is the permission, and says what it is for.
 //!
 //! Who reads is told apart by [`machines`]; the pages that a reader sees are [`page`]. Two links lead to a member's own matters, and read the
-//! store for it (`visit`): [`preferences`], with its [`choices`], and [`confirm`].
+//! store for it (`visit`): [`preferences`], with its [`choices`] and [`night`], and [`confirm`].
 
 pub mod choices;
 pub mod confirm;
 pub mod machines;
+pub mod night;
 pub mod page;
 pub mod preferences;
 mod visit;

@@ -45,9 +45,11 @@ const box = (page, title, channel) =>
 const heading = (page) => page.getByRole('heading', { level: 1 }).textContent();
 const status = (page) => page.getByRole('status').textContent();
 
+const time = (page, label) => page.getByLabel(label, { exact: true });
+
 /** What is pressed is high enough for a finger, and nothing stands beyond the edge. */
 async function fits(page) {
-  for (const control of await page.locator('label, button').all()) {
+  for (const control of await page.locator('label, button, input[type=time]').all()) {
     const { height } = await control.boundingBox();
     assert.ok(height >= 44, `${await control.textContent()}: ${height} px`);
   }
@@ -76,10 +78,15 @@ async function steps() {
     assert.ok(await box(page, /^Security/, 'E-mail').isDisabled(), 'it cannot be refused');
     await box(page, 'Newsletter', 'E-mail').uncheck();
     await box(page, 'News and offers', 'SMS').check();
+    assert.ok(!(await box(page, /^Do not disturb me/, 'Quiet hours').isChecked()), 'the project has none');
+    await box(page, /^Do not disturb me/, 'Quiet hours').check();
+    await time(page, 'From').fill('21:30');
     await page.getByRole('button', { name: 'Save' }).click();
     assert.match(await status(page), /^Saved/);
     assert.ok(!(await box(page, 'Newsletter', 'E-mail').isChecked()), 'the page is as asked');
-    await until('saved', ({ opt_ins }) => opt_ins.email?.news === false && opt_ins.sms?.marketing === true);
+    assert.equal(await time(page, 'From').inputValue(), '21:30');
+    await until('saved', ({ opt_ins, quiet_hours }) =>
+      opt_ins.email?.news === false && opt_ins.sms?.marketing === true && quiet_hours?.from === '21:30' && quiet_hours.to === '08:00');
   });
 
   await visit('preferences-es', { locale: 'es-AR', colorScheme: 'dark' }, async (page) => {
@@ -90,6 +97,9 @@ async function steps() {
     await fits(page);
     const news = box(page, 'Boletín', 'Correo electrónico');
     assert.ok(!(await news.isChecked()), 'as it was saved');
+    assert.equal(await time(page, 'Desde').inputValue(), '21:30');
+    const silence = box(page, /^No molestarme/, 'Horas de silencio');
+    await silence.uncheck();
 
     // By keyboard alone: the focus is seen, the space bar ticks.
     await news.focus();
@@ -99,7 +109,9 @@ async function steps() {
     await page.keyboard.press('Space');
     await page.getByRole('button', { name: 'Guardar' }).press('Enter');
     assert.match(await status(page), /^Guardado/);
-    await until('saved', ({ opt_ins }) => opt_ins.email?.news === true);
+    await until('saved', ({ opt_ins, quiet_hours }) =>
+      opt_ins.email?.news === true && quiet_hours?.from === quiet_hours?.to);
+    assert.ok(!(await silence.isChecked()), 'the page is as asked');
 
     await page.getByRole('button', { name: 'Darme de baja de todo' }).click();
     assert.match(await status(page), /Te has dado de baja/);

@@ -71,7 +71,7 @@ pub async fn confirm(
     let Some(address) = visit.address() else { return unreadable(visit.language) };
     let command = || MemberCommand {
         address: Some(address.address.clone()),
-        ..visit.command(&shared, MemberAction::Confirm, visit.link.channel, (BY.0, BY.1.into()))
+        ..visit.command(&shared, MemberAction::Confirm, Some(visit.link.channel), (BY.0, BY.1.into()))
     };
     // An address that is suppressed or rests does so for another reason, which this does not lift.
     let commands = (address.state == AddressState::Unconfirmed).then(command).into_iter().collect();

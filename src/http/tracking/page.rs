@@ -3,7 +3,7 @@
 
 mod member;
 
-pub use member::{confirm, confirmed, leave, not_saved, out_of_date, preferences};
+pub use member::{confirm, confirmed, do_not_disturb, leave, not_saved, out_of_date, preferences};
 
 use bellwether_schemas::Channel;
 
@@ -157,6 +157,8 @@ fieldset{border:1px solid var(--line);border-radius:.4rem;margin:0 0 1rem;paddin
 legend{font-weight:600;padding:0 .4rem}\
 label{display:flex;gap:.75rem;align-items:center;min-height:2.75rem;padding:.25rem 0;cursor:pointer}\
 input{flex:none;width:1.5rem;height:1.5rem;margin:0;accent-color:var(--accent)}\
+input[type=time]{width:auto;height:2.75rem;font:inherit;color:inherit;background:none;border:1px solid var(--line);border-radius:.4rem;padding:0 .5rem}\
+.times{display:flex;flex-wrap:wrap;gap:0 1.5rem}\
 small{display:block;font-size:.9rem}\
 [role=status]{border:1px solid var(--line);border-left:.4rem solid var(--accent);border-radius:.4rem;padding:.75rem 1rem}\
 a:focus-visible,button:focus-visible,input:focus-visible{outline:3px solid var(--ink);outline-offset:3px}";

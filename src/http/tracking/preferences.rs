@@ -3,7 +3,8 @@
 
 use super::{
     MAX_FORM, Tracked, answer,
-    choices::{Choices, Misfit, Statement},
+    choices::{Choices, Misfit, Statement, Wish},
+    night::Night,
     page,
     visit::Visit,
 };
@@ -15,7 +16,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bellwether_connectors::tracking::Purpose;
-use bellwether_schemas::records::{MemberAction, MemberCommand};
+use bellwether_schemas::{
+    member::Patch,
+    records::{MemberAction, MemberCommand},
+};
 use std::sync::Arc;
 
 /// By which way the member says so.
@@ -42,15 +46,15 @@ pub async fn show(
     };
     shared.api.observer.tracked(Purpose::Preferences, Tracked::Page);
     let Visit { project, profile, language, .. } = visit;
-    let choices = Choices::of(&project, &profile, language);
-    answer(StatusCode::OK, page::preferences(language, &project.project, &choices, None))
+    let (choices, night) = (Choices::of(&project, &profile, language), Night::of(&project, &profile));
+    answer(StatusCode::OK, page::preferences(language, &project.project, &choices, &night, None))
 }
 
-/// Takes the form: only boxes that were changed change anything.
+/// Takes the form: only what was changed in it changes anything.
 #[utoipa::path(
     post, path = "/t/{project}/p/{token}", tag = "tracking",
     request_body(content = String, content_type = "application/x-www-form-urlencoded",
-        description = "As the page's form sends it: `do` (`save` or `leave`), and `was.CHANNEL.CATEGORY` and `is.CHANNEL.CATEGORY` (`on` or `off`) of each box"),
+        description = "As the page's form sends it: `do` (`save` or `leave`), `was.CHANNEL.CATEGORY` and `is.CHANNEL.CATEGORY` (`on` or `off`) of each box, and of quiet hours `was.night` (`off` or `22:00-08:00`), `is.night` (`on`), `is.night.from` and `is.night.to`"),
     params(("project" = String, Path, description = "Project"), ("token" = String, Path, description = "As the link has it")),
     responses(
         (status = 200, description = "The wish is on the log: the page as asked, or one that says that there is nothing to choose", body = String, content_type = "text/html"),
@@ -78,28 +82,46 @@ pub async fn save(
     let form = form(&headers, &body).await.unwrap_or_default();
     let language = visit.language;
     let choices = Choices::of(&visit.project, &visit.profile, language);
+    let night = Night::of(&visit.project, &visit.profile);
     if choices.is_empty() {
         shared.api.observer.tracked(Purpose::Preferences, Tracked::Page);
-        return answer(StatusCode::OK, page::preferences(language, &project, &choices, None));
+        return answer(StatusCode::OK, page::preferences(language, &project, &choices, &night, None));
     }
-    let wish = match choices.read(&form) {
-        Ok(wish) => wish,
+    let (of_night, of_boxes): (Vec<_>, Vec<_>) = form.into_iter().partition(|(field, _)| Night::has(field));
+    let wishes = choices.read(&of_boxes).and_then(|wish| Ok((wish, night.read(&of_night)?)));
+    let (wish, asked) = match wishes {
+        // Who presses the button that ends all says nothing of hours.
+        Ok((wish, asked)) => (wish.clone(), asked.filter(|_| wish != Wish::Leave)),
         Err(Misfit(field)) => {
             shared.api.observer.tracked(Purpose::Preferences, Tracked::Refused);
             return answer(StatusCode::BAD_REQUEST, page::out_of_date(language, &field));
         }
     };
     let statements = choices.statements(&wish, &visit.profile, page::leave(language));
-    let commands = statements.into_iter().map(|statement| command(&shared, &visit, statement)).collect();
-    let done = page::preferences(language, &project, &choices.after(&wish), Some(&wish));
+    let statements = statements.into_iter().map(|statement| command(&shared, &visit, statement));
+    let commands = statements.chain(asked.as_ref().map(|night| quiet(&shared, &visit, night))).collect();
+    let done = page::preferences(language, &project, &choices.after(&wish), &asked.unwrap_or(night), Some(&wish));
     shared.asked(Purpose::Preferences, language, commands, done).await
 }
 
 fn command(shared: &Shared, visit: &Visit, statement: Statement) -> MemberCommand {
     let Statement { channel, category, is_wanted, shown } = statement;
     let action = if is_wanted { MemberAction::OptIn } else { MemberAction::OptOut };
-    let proof = format!("preference page, {}: {shown}", visit.language.name());
-    MemberCommand { category, ..visit.command(shared, action, channel, (WAY, proof)) }
+    MemberCommand { category, ..visit.command(shared, action, Some(channel), (WAY, proof(visit, &shown))) }
+}
+
+/// The command that sets the member's quiet hours.
+fn quiet(shared: &Shared, visit: &Visit, night: &Night) -> MemberCommand {
+    let patch = Patch { quiet_hours: Some(Some(night.own())), ..Patch::default() };
+    let proof = proof(visit, &format!("{}: {}", page::do_not_disturb(visit.language), night.shown()));
+    MemberCommand {
+        patch: serde_json::to_string(&patch).ok(),
+        ..visit.command(shared, MemberAction::Prefer, None, (WAY, proof))
+    }
+}
+
+fn proof(visit: &Visit, shown: &str) -> String {
+    format!("preference page, {}: {shown}", visit.language.name())
 }
 
 #[cfg(test)]
@@ -226,6 +248,37 @@ mod tests {
         assert_eq!(html(&post(&house, &path, form).await), html(&page));
         assert_eq!(asked(&house), [wishes.clone(), wishes].concat());
         assert_eq!(house.told.all()[1..], ["preferences person", "preferences person"]);
+    }
+
+    #[tokio::test]
+    async fn quiet_hours_are_the_members_own_once_they_are_touched() {
+        let (house, path) = known(None).await;
+        let form = |was: &str, from: &str, ticked: &str| {
+            format!(
+                "was.email.news=on&is.email.news=on&was.night={was}{ticked}&is.night.from={from}&is.night.to=08%3A00&do=save"
+            )
+        };
+        let shown = html(&get(&house, &path, "").await).to_owned();
+        assert!(shown.contains(r#"name="was.night" value="off""#) && shown.contains("Time zone: UTC"), "{shown}");
+        post(&house, &path, &form("off", "22%3A00", "")).await;
+        assert!(commands(&house).is_empty(), "untouched");
+        let page = post(&house, &path, &form("off", "21%3A30", "&is.night=on")).await;
+        for part in [r#"<p role="status">Saved."#, r#"name="was.night" value="21:30-08:00""#] {
+            assert!(html(&page).contains(part), "{part} is not in {}", html(&page));
+        }
+        let [command] = &commands(&house)[..] else { panic!("{:?}", commands(&house)) };
+        assert_eq!((command.action, command.channel, command.member.as_str()), (MemberAction::Prefer, None, "anna"));
+        assert_eq!(command.patch.as_deref(), Some(r#"{"quiet_hours":{"from":"21:30","to":"08:00"}}"#));
+        let proof = "preference page, en: Do not disturb me between these times: 21:30-08:00";
+        assert_eq!((command.actor.as_str(), command.proof.as_deref()), ("member via preference_page", Some(proof)));
+        // Who ends everything is asked for no hours, and hours that are none change nothing.
+        let leave = form("off", "21%3A30", "&is.night=on").replace("do=save", "do=leave");
+        assert_eq!(post(&house, &path, &leave).await.status, 200);
+        assert_eq!(commands(&house).iter().filter(|command| command.action == MemberAction::Prefer).count(), 1);
+        let before = commands(&house).len();
+        let page = post(&house, &path, &form("off", "late", "&is.night=on")).await;
+        assert_eq!((page.status.as_u16(), commands(&house).len()), (400, before));
+        assert!(html(&page).contains(": is.night.from</p>"), "{}", html(&page));
     }
 
     #[tokio::test]

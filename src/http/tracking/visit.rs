@@ -62,12 +62,12 @@ impl Visit {
         &self,
         shared: &Shared,
         action: MemberAction,
-        channel: Channel,
+        channel: Option<Channel>,
         (way, shown): (&str, String),
     ) -> MemberCommand {
         let proof = self.from.map_or_else(|| shown.clone(), |from| format!("{shown}; from {from}"));
         MemberCommand {
-            channel: Some(channel),
+            channel,
             proof: Some(proof),
             ..MemberCommand::new(
                 self.project.project.clone(),

@@ -1,7 +1,10 @@
 //! The pages about a member's own matters: what comes by which channel, and whose an address is. Pure: choices in, HTML out.
 
 use super::{Language, escaped, page};
-use crate::http::tracking::choices::{BUTTON, Choice, Choices, IS, LEAVE, SAVE, WAS, Wish};
+use crate::http::tracking::{
+    choices::{BUTTON, Choice, Choices, IS, LEAVE, SAVE, WAS, Wish},
+    night::{self, Night},
+};
 use bellwether_schemas::{Channel, definitions::Category};
 
 impl Language {
@@ -42,7 +45,7 @@ impl Language {
 
 /// Shows what a member gets, and what was done of a wish.
 #[must_use]
-pub fn preferences(language: Language, project: &str, choices: &Choices, done: Option<&Wish>) -> String {
+pub fn preferences(language: Language, project: &str, choices: &Choices, night: &Night, done: Option<&Wish>) -> String {
     let (title, text) = match language {
         Language::En => (format!("What you get from {project}"), "Tick what you want to get."),
         Language::Es => (format!("Lo que recibes de {project}"), "Marca lo que quieres recibir."),
@@ -53,10 +56,10 @@ pub fn preferences(language: Language, project: &str, choices: &Choices, done: O
     }
     let status = done.map(|wish| format!(r#"<p role="status">{}</p>"#, said(language, wish))).unwrap_or_default();
     let fieldsets: String = choices.0.iter().map(|(channel, boxes)| fieldset(language, *channel, boxes)).collect();
-    let (save, leave) = (save(language), leave(language));
+    let (times, save, leave) = (times(language, night), save(language), leave(language));
     // A browser that fills in by itself what stood there before would show another state than the form carries.
     let form = format!(
-        r#"{status}<form method="post" autocomplete="off">{fieldsets}<button name="{BUTTON}" value="{SAVE}">{save}</button> <button class="quiet" name="{BUTTON}" value="{LEAVE}">{leave}</button></form>"#
+        r#"{status}<form method="post" autocomplete="off">{fieldsets}{times}<button name="{BUTTON}" value="{SAVE}">{save}</button> <button class="quiet" name="{BUTTON}" value="{LEAVE}">{leave}</button></form>"#
     );
     page(language, &title, text, &form)
 }
@@ -79,6 +82,37 @@ fn checkbox(language: Language, channel: Channel, choice: &Choice) -> String {
     format!(
         r#"<input type="hidden" name="{WAS}{name}" value="{was}"><label><input type="checkbox" name="{IS}{name}" value="on"{checked}><span>{title}</span></label>"#
     )
+}
+
+/// The quiet hours. Browsers show a clock of their own where a time is asked for, and send `HH:MM` (HTML, "Time state").
+fn times(language: Language, night: &Night) -> String {
+    let (legend, afterwards, from, to) = match language {
+        Language::En => ("Quiet hours", "What can wait comes afterwards. Time zone:", "From", "To"),
+        Language::Es => ("Horas de silencio", "Lo que puede esperar llega después. Zona horaria:", "Desde", "Hasta"),
+        Language::Pt => ("Horário de silêncio", "O que pode esperar chega depois. Fuso horário:", "Das", "Às"),
+    };
+    let (shown, zone, checked) =
+        (escaped(&night.shown()), escaped(&night.zone), if night.is_on { " checked" } else { "" });
+    let asked = do_not_disturb(language);
+    let time = |label: &str, name: &str, value: &str| {
+        format!(r#"<label>{label} <input type="time" name="{name}" value="{}" required></label>"#, escaped(value))
+    };
+    let times = time(from, night::FROM, &night.from) + &time(to, night::TO, &night.to);
+    format!(
+        r#"<fieldset><legend>{legend}</legend><input type="hidden" name="{}" value="{shown}"><label><input type="checkbox" name="{}" value="on"{checked}><span>{asked}<small>{afterwards} {zone}</small></span></label><div class="times">{times}</div></fieldset>"#,
+        night::WAS,
+        night::IS,
+    )
+}
+
+/// What stands beside the box of the quiet hours.
+#[must_use]
+pub const fn do_not_disturb(language: Language) -> &'static str {
+    match language {
+        Language::En => "Do not disturb me between these times",
+        Language::Es => "No molestarme entre estas horas",
+        Language::Pt => "Não me incomodar entre estes horários",
+    }
 }
 
 const fn save(language: Language) -> &'static str {
@@ -203,13 +237,17 @@ mod tests {
         Choices(Channel::ALL.map(|channel| (channel, boxes.clone())).into())
     }
 
+    fn night() -> Night {
+        Night { is_on: true, from: "22:00".into(), to: "08:00".into(), zone: "Europe/<Madrid>".into() }
+    }
+
     /// Every page about a member's matters.
     fn pages(language: Language) -> Vec<String> {
         vec![
-            preferences(language, "shop", &choices(), None),
-            preferences(language, "shop", &choices(), Some(&Wish::Save(Vec::new()))),
-            preferences(language, "shop", &choices(), Some(&Wish::Leave)),
-            preferences(language, "shop", &Choices(Vec::new()), None),
+            preferences(language, "shop", &choices(), &night(), None),
+            preferences(language, "shop", &choices(), &night(), Some(&Wish::Save(Vec::new()))),
+            preferences(language, "shop", &choices(), &night(), Some(&Wish::Leave)),
+            preferences(language, "shop", &Choices(Vec::new()), &night(), None),
             out_of_date(language, "was.email.<news>"),
             not_saved(language),
             confirm(language, "a***@example.org", "shop"),
@@ -234,14 +272,29 @@ mod tests {
     #[test]
     fn every_box_has_a_label_and_every_group_a_legend() {
         for (_, language) in Language::ALL {
-            let html = preferences(language, "shop", &choices(), None);
+            let html = preferences(language, "shop", &choices(), &night(), None);
             let labelled = html.matches(r#"<label><input type="checkbox""#).count();
             let all = html.matches("<input").count() - html.matches(r#"<input type="hidden""#).count();
-            assert_eq!((labelled, all), (21, 21), "{html}");
-            assert_eq!(html.matches("<fieldset><legend>").count(), 7);
+            let times = html.matches(r#" <input type="time""#).count();
+            assert_eq!((labelled, times, all), (22, 2, 24), "{html}");
+            assert_eq!(html.matches("<fieldset><legend>").count(), 8);
             assert_eq!(html.matches(&format!("<small>{}", always(language))).count(), 7, "each says why it is fixed");
             assert!(html.contains("&lt;news&gt;") && !html.contains("<news>"), "{html}");
         }
+    }
+
+    #[test]
+    fn the_night_is_shown_with_its_zone() {
+        assert_eq!(
+            times(Language::En, &night()),
+            "<fieldset><legend>Quiet hours</legend><input type=\"hidden\" name=\"was.night\" value=\"22:00-08:00\">\
+             <label><input type=\"checkbox\" name=\"is.night\" value=\"on\" checked><span>Do not disturb me between these times\
+             <small>What can wait comes afterwards. Time zone: Europe/&lt;Madrid&gt;</small></span></label>\
+             <div class=\"times\"><label>From <input type=\"time\" name=\"is.night.from\" value=\"22:00\" required></label>\
+             <label>To <input type=\"time\" name=\"is.night.to\" value=\"08:00\" required></label></div></fieldset>"
+        );
+        let none = times(Language::En, &Night { is_on: false, ..night() });
+        assert!(none.contains(r#"name="was.night" value="off""#) && !none.contains("checked"), "{none}");
     }
 
     #[test]
