@@ -140,6 +140,23 @@ fn routing_is_read_and_published_alike() {
 }
 
 #[test]
+fn an_order_of_channels_is_read_and_published_alike() {
+    let project = document(&[("project.yaml", &format!("{PROJECT}channels: [whatsapp, email]\n"))]).project;
+    assert_eq!(json!(project)["channels"], json!(["whatsapp", "email"]));
+    assert_eq!(serde_json::from_value::<Project>(json!(project)).unwrap(), project);
+    let told = |channels: &str| {
+        let folder = shop(&[("project.yaml", &format!("{PROJECT}channels: {channels}\n"))]);
+        read(folder.path()).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told("[whatsapp, emial]"),
+        ["project.yaml:4:22: unknown channel `emial` (did you mean `email`?); \
+             use one of email, sms, whatsapp, telegram, web_push, app_push, webhook"]
+    );
+    assert_eq!(told("[email, email]"), ["project.yaml:4:19: email is there twice; remove one"]);
+}
+
+#[test]
 fn digests_are_read_and_published_alike() {
     let project = |exceed: &str| {
         format!("{PROJECT}caps:\n  few: {{ most: 1, per: day, categories: [transactional], exceed: {exceed} }}\n")

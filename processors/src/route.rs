@@ -300,7 +300,7 @@ pub fn choose(n: &Notification, known: Known<'_>, project: &Compiled, now: Times
     let scores = scores(n, profile, known.seen, project, now);
     let (mut trace, mut rejections) = (tried(n), Vec::new());
     let mut chosen: Option<(Channel, String, String)> = None;
-    let order = order(&n.channels, &profile.channels, &scores);
+    let order = order(&n.channels, &profile.channels, &scores, &project.document.project.channels);
     for channel in order.into_iter().filter(|channel| !n.tried.contains(channel)) {
         let first = chosen.as_ref().map(|(channel, ..)| *channel);
         if first.is_some() && !project.has_variant(&n.template, channel) {
@@ -355,10 +355,11 @@ fn reason(channel: Channel, n: &Notification, profile: &Profile, project: &Compi
     if profile.channels.contains(&channel) {
         return "the member prefers it".into();
     }
-    project.scoring().map_or_else(
-        || "first usable in the default order".into(),
-        |scoring| format!("best usable score, by weights of {}", scoring.weights()),
-    )
+    match project.scoring() {
+        Some(scoring) => format!("best usable score, by weights of {}", scoring.weights()),
+        None if project.document.project.channels.contains(&channel) => "first usable in the project's order".into(),
+        None => "first usable in the default order".into(),
+    }
 }
 
 /// The score of every channel that is compared.
@@ -482,13 +483,20 @@ fn tried(n: &Notification) -> Vec<Verdict> {
     n.tried.iter().map(|channel| Verdict::new(*channel, fallback::TRIED, "tried before")).collect()
 }
 
-/// The channels to look at: those that the flow names and no others, else the member's preference, then the best scores, then the default order.
-fn order(named: &[Channel], preferred: &[Channel], scores: &BTreeMap<Channel, Score>) -> Vec<Channel> {
+/// The channels to look at: those that the flow names and no others, else the member's preference, then the best scores, then the project's order,
+/// then the default order.
+fn order(
+    named: &[Channel],
+    preferred: &[Channel],
+    scores: &BTreeMap<Channel, Score>,
+    of_project: &[Channel],
+) -> Vec<Channel> {
     if !named.is_empty() {
         return named.to_vec();
     }
-    let mut rest: Vec<_> = Channel::ALL.into_iter().filter(|c| !preferred.contains(c)).collect();
-    // The sort is stable: equal scores, and channels without one, stay in the default order.
+    let others = Channel::ALL.into_iter().filter(|c| !of_project.contains(c));
+    let mut rest: Vec<_> = of_project.iter().copied().chain(others).filter(|c| !preferred.contains(c)).collect();
+    // The sort is stable: equal scores, and channels without one, stay in this order.
     rest.sort_by_key(|channel| Reverse(scores.get(channel).map(|score| score.total)));
     preferred.iter().copied().chain(rest).collect()
 }

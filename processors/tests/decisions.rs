@@ -37,13 +37,18 @@ fn project() -> Compiled {
 
 /// The project with its routing.
 fn routed(routing: Value) -> Compiled {
+    ordered(routing, &[])
+}
+
+/// The project with its routing and its order of channels.
+fn ordered(routing: Value, channels: &[Channel]) -> Compiled {
     let mail = json!({"en": {"subject": "s", "text": "t"}});
     let document: Definitions = serde_json::from_value(json!({
         "project": {"name": "shop", "default_locale": "en", "categories": {
             "newsletter": {"title": "Newsletter", "consent": "required"},
             "orders": {"title": {"en": "Orders", "es": "Pedidos"}, "consent": "assumed"},
             "law": {"title": "What the law asks of us", "consent": "unrefusable"},
-        }, "routing": routing},
+        }, "routing": routing, "channels": channels},
         "providers": {"mail": {"kind": "email"}, "texts": {"kind": "sms"}},
         "templates": {
             "both": {"sample": {"total": 11.0}, "channels": {"email": mail, "sms": {"en": {"text": "t"}}}},
@@ -421,6 +426,58 @@ fn scores_decide_where_neither_flow_nor_member_does() {
         assert_eq!(told, order, "{sentence}: {choice:?}");
         assert_eq!(choice.to.as_ref().map(|(channel, _)| *channel), Some(order[0]), "{sentence}");
         assert!(choice.trace.iter().all(|v| v.score.is_some() == is_compared), "{sentence}: {choice:?}");
+    }
+}
+
+#[test]
+fn the_projects_order_decides_where_nothing_else_does() {
+    use AddressState::Active;
+    use Channel::{Email, Sms};
+    let n = |channels: &[Channel]| notification("both", Lane::Transactional, channels);
+    let reachable = || profile(Some(Active), Some(Active));
+    // The sentence; the project's order, routing, notification, member → the channel, and why.
+    for (sentence, order, routing, notification, member, channel, why) in [
+        (
+            "the project's order",
+            &[Sms][..],
+            Value::Null,
+            n(&[]),
+            reachable(),
+            Sms,
+            "first usable in the project's order",
+        ),
+        (
+            "what it does not name comes after",
+            &[Channel::Whatsapp],
+            Value::Null,
+            n(&[]),
+            reachable(),
+            Email,
+            "first usable in the default order",
+        ),
+        ("the flow's order before it", &[Sms], Value::Null, n(&[Email, Sms]), reachable(), Email, "the flow names it"),
+        ("the member's, too", &[Sms], Value::Null, n(&[]), prefers(reachable(), Email), Email, "the member prefers it"),
+        (
+            "a score, too",
+            &[Sms],
+            json!({"costs": {"sms": 1}}),
+            n(&[]),
+            reachable(),
+            Email,
+            "best usable score, by weights of reach 1, engagement 1, cost 1",
+        ),
+        (
+            "but of equal scores it decides",
+            &[Sms],
+            json!({}),
+            n(&[]),
+            reachable(),
+            Sms,
+            "best usable score, by weights of reach 1, engagement 1, cost 1",
+        ),
+    ] {
+        let choice = decided(&notification, Some(&member), &ordered(routing, order));
+        assert_eq!(choice.detail, format!("{channel}: {why}"), "{sentence}");
     }
 }
 

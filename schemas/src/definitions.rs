@@ -61,7 +61,10 @@ pub struct Project {
     /// Whether a new e-mail address has to be confirmed by its owner where it comes with an opt-in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub double_opt_in: bool,
-    /// How channels are compared, where neither flow nor member names one; absent: the default order decides.
+    /// The order of channels, where neither flow nor member names one and no score decides; what is missing comes after, as in [`Channel::ALL`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<Channel>,
+    /// How channels are compared, where neither flow nor member names one; absent: their order decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<Routing>,
     /// How links are followed and openings seen; absent: neither is.

@@ -167,7 +167,7 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        const FIELDS: [&str; 13] = [
+        const FIELDS: [&str; 14] = [
             "name",
             "default_locale",
             "default_region",
@@ -177,6 +177,7 @@ impl Reader {
             "caps",
             "categories",
             "double_opt_in",
+            "channels",
             "routing",
             "tracking",
             "attributes",
@@ -207,6 +208,7 @@ impl Reader {
                 })
                 .unwrap_or_default(),
             double_opt_in: self.optional(&fields, "double_opt_in", Self::boolean).unwrap_or_default(),
+            channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             routing: self.optional(&fields, "routing", |r, n| Some(r.routing(n))),
             tracking: self.optional(&fields, "tracking", Self::tracking),
             attributes: self.optional(&fields, "attributes", Self::properties),

@@ -237,7 +237,7 @@ pub async fn upsert(
     Ok(match shared.wait_for(caller.project(), &id, applied).await? {
         Waited::Applied(Some(profile)) => {
             let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
-            (status, Json(Member::new(id, profile))).into_response()
+            (status, Json(Member::new(id, *profile))).into_response()
         }
         Waited::Applied(None) | Waited::Late => pending(id),
     })
@@ -310,7 +310,7 @@ pub(super) type Ends = BTreeMap<u32, u64>;
 
 /// How a wait for the applier ended.
 enum Waited {
-    Applied(Option<Profile>),
+    Applied(Option<Box<Profile>>),
     Late,
 }
 
@@ -381,7 +381,7 @@ impl Shared {
         loop {
             let profile = self.profile(project, member).await?;
             if done(&profile) {
-                return Ok(Waited::Applied(profile));
+                return Ok(Waited::Applied(profile.map(Box::new)));
             }
             if Instant::now() >= deadline {
                 return Ok(Waited::Late);

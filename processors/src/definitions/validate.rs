@@ -201,6 +201,7 @@ fn project(document: &Definitions, findings: &mut Findings) -> bool {
         schema(&format!("project.attributes.{name}"), declared, findings);
     }
     search(project, findings);
+    twice("project.channels", &project.channels, findings);
     if let Some(settings) = &project.tracking {
         tracking(settings, findings);
     }

@@ -417,6 +417,7 @@ fn situations() -> Vec<Situation> {
         when("What is fresh for three hours is not sent in the morning.", "fresh").given(quiet()).at(NIGHT),
         when("The flow's window opens on Tuesday.", "office"),
         when("Nothing goes out on a holiday.", "tips").given(json!({"holidays": ["2026-06-01"]})),
+        when("A project has an order of its own.", "code").given(json!({"channels": ["sms"]})),
         when("Alike channels stay in the default order.", "code").compared(json!({})),
         when("The cheaper channel comes first.", "code").compared(json!({"costs": {"email": 0.02, "sms": 0.01}})),
         when("Who clicks in texts gets texts.", "code").compared(json!({})).having_seen(&[(Sms, clicked(0))]),
