@@ -184,7 +184,7 @@ pub async fn profile_now(store: &dyn Store, project: &str, member: &str) -> Resu
             return Ok(Some(known));
         }
         let Some(went) = row(store, project, &member, MERGED).await? else { break };
-        let Some(other) = serde_json::from_str(went.decision.as_deref().unwrap_or_default()).ok() else { break };
+        let Ok(other) = went.kept() else { break };
         member = other;
     }
     Ok(None)

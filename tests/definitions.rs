@@ -140,9 +140,11 @@ fn routing_is_read_and_published_alike() {
 }
 
 #[test]
-fn an_order_of_channels_is_read_and_published_alike() {
-    let project = document(&[("project.yaml", &format!("{PROJECT}channels: [whatsapp, email]\n"))]).project;
+fn an_order_of_channels_and_what_is_kept_are_read_and_published_alike() {
+    let project =
+        document(&[("project.yaml", &format!("{PROJECT}channels: [whatsapp, email]\nengagement: true\n"))]).project;
     assert_eq!(json!(project)["channels"], json!(["whatsapp", "email"]));
+    assert_eq!(json!(project)["engagement"], true);
     assert_eq!(serde_json::from_value::<Project>(json!(project)).unwrap(), project);
     let told = |channels: &str| {
         let folder = shop(&[("project.yaml", &format!("{PROJECT}channels: {channels}\n"))]);

@@ -392,6 +392,12 @@ impl Compiled {
         self.scoring.as_ref()
     }
 
+    /// Whether it is kept what came of messages by member and channel.
+    #[must_use]
+    pub fn keeps_engagement(&self) -> bool {
+        self.scoring.is_some() || self.document.project.engagement
+    }
+
     /// Whether a template can speak on a channel at all.
     #[must_use]
     pub fn has_variant(&self, template: &str, channel: Channel) -> bool {

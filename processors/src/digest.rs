@@ -230,7 +230,7 @@ impl Part {
         let digest = project.terms(n).digest.as_ref();
         let id = row_id(n, digest)?;
         let row = facts.one::<MemberRow>(&read(n, &id))?;
-        let known = row.as_ref().map(Gathered::from_row).transpose()?;
+        let known: Option<Gathered> = row.map(|row| row.kept()).transpose()?;
         let waits = |choice, all: Gathered| -> Result<_, Refusal> {
             Ok(Some(Self::Waits(Box::new(choice), all.into_write(n, &id, position, now)?)))
         };
@@ -301,12 +301,6 @@ impl Gathered {
             self.items.push(item);
         }
         Ok((self, !has_room))
-    }
-
-    fn from_row(row: &MemberRow) -> Result<Self, Refusal> {
-        let text = row.decision.as_deref().unwrap_or_default();
-        serde_json::from_str(text)
-            .map_err(|e| Refusal::new(Reason::Invalid, format!("members.decision: the digest is not read: {e}")))
     }
 
     fn into_write(self, n: &Notification, id: &str, position: Position, now: Timestamp) -> Result<Write, Refusal> {

@@ -106,7 +106,7 @@ pub fn named_by(row: &MemberRow) -> Vec<NotificationId> {
     match row.kind.as_str() {
         CLAIM | FALLBACK => row.id.split('/').next().and_then(|id| id.parse().ok()).into_iter().collect(),
         SENT => {
-            let history: Option<History> = row.decision.as_deref().and_then(|text| serde_json::from_str(text).ok());
+            let history: Option<History> = row.kept().ok();
             history.unwrap_or_default().0.into_iter().map(|sent| sent.id).collect()
         }
         _ => Vec::new(),

@@ -8,7 +8,7 @@ use crate::{
 };
 use bellwether_schemas::{
     NotificationId, Position, Timestamp,
-    records::{ErrorKind, Notification, Outcome, Reason, Receipt, ReceiptKind},
+    records::{ErrorKind, Notification, Outcome, Receipt, ReceiptKind},
     rows::{BadRow, Read, Write},
     tables::{FALLBACK, MemberRow, StoryRow},
 };
@@ -52,9 +52,7 @@ pub(crate) fn at_once(receipt: &Receipt, facts: &Facts) -> Result<Option<Notific
     let Some(row) = kept(receipt).map(|read| facts.one::<MemberRow>(&read)).transpose()?.flatten() else {
         return Ok(None);
     };
-    let text = row.decision.as_deref().unwrap_or_default();
-    let next: Notification = serde_json::from_str(text)
-        .map_err(|e| Refusal::new(Reason::Invalid, format!("members.decision: the fallback is not read: {e}")))?;
+    let next: Notification = row.kept()?;
     // A late failure of a channel whose turn is over changes nothing.
     Ok((next.tried.last() == Some(&receipt.channel)).then_some(next))
 }

@@ -97,14 +97,6 @@ impl Choice {
             ends: None,
         }
     }
-
-    fn from_claim(claim: &MemberRow) -> Result<Self, Refusal> {
-        claim
-            .decision
-            .as_deref()
-            .and_then(|text| serde_json::from_str(text).ok())
-            .ok_or_else(|| Refusal::new(Reason::Invalid, "members.decision: the claim holds no decision; replay"))
-    }
 }
 
 impl Processor for Route {
@@ -148,7 +140,7 @@ impl Processor for Route {
             None => Part::of(n, project, facts, incoming.position, now)?,
         };
         let choice = match (claim, part) {
-            (Some(claim), _) if claim.position.as_ref() == Some(&here) => Choice::from_claim(&claim)?,
+            (Some(claim), _) if claim.position.as_ref() == Some(&here) => claim.kept()?,
             (Some(claim), _) => {
                 output.records.push(met(n, &claim, &here, now));
                 return Ok(output);
@@ -169,7 +161,7 @@ impl Processor for Route {
                 let mut histories = Lane::ALL.map(|_| History::default());
                 for (lane, history) in Lane::ALL.iter().zip(&mut histories) {
                     let row = facts.one::<MemberRow>(&of_member(n, SENT, lane.name()))?;
-                    *history = row.map_or_else(|| Ok(History::default()), |row| read_history(&row))?;
+                    *history = row.map_or_else(|| Ok(History::default()), |row| row.kept())?;
                 }
                 // Its own first try is no other message.
                 let others = histories.iter().flat_map(|history| &history.0).filter(|sent| sent.id != n.id);
@@ -240,11 +232,6 @@ fn claim_id(n: &Notification) -> String {
     if n.round == 0 { n.id.to_string() } else { format!("{}/{}", n.id, n.round) }
 }
 
-fn read_history(row: &MemberRow) -> Result<History, Refusal> {
-    let text = row.decision.as_deref().unwrap_or("[]");
-    serde_json::from_str(text).map_err(|e| Refusal::new(Reason::Invalid, format!("members.decision: {e}")))
-}
-
 /// The channels whose scores are looked at: where the project compares channels, those that the notification could go by.
 fn compared(n: &Notification, project: &Compiled) -> impl Iterator<Item = Channel> {
     let compares = project.scoring().is_some();
@@ -257,7 +244,7 @@ fn compared(n: &Notification, project: &Compiled) -> impl Iterator<Item = Channe
 fn read_seen(n: &Notification, project: &Compiled, facts: &Facts) -> Result<BTreeMap<Channel, Seen>, Refusal> {
     let read = |channel| -> Result<_, Refusal> {
         let row = facts.one::<MemberRow>(&Seen::read(&n.project, &n.member, channel))?;
-        Ok((channel, Seen::from_row(row.as_ref())?))
+        Ok((channel, row.map_or_else(|| Ok(Seen::default()), |row| row.kept())?))
     };
     compared(n, project).map(read).collect()
 }
@@ -630,8 +617,7 @@ fn heard(profile: &Profile, channel: Channel, address: &str) -> Option<Timestamp
 fn met(n: &Notification, claim: &MemberRow, here: &str, now: Timestamp) -> Record {
     let first = claim.position.as_deref().unwrap_or_default();
     // What comes back and was gathered went out with another one, which claimed it: that was said then, and is said again as the same line.
-    if let Some(choice) = Choice::from_claim(claim).ok().filter(|told| n.round > 0 && told.outcome == Outcome::Gathered)
-    {
+    if let Some(choice) = claim.kept::<Choice>().ok().filter(|told| n.round > 0 && told.outcome == Outcome::Gathered) {
         return decision(n, &choice, None, first);
     }
     let choice = Choice::of(Outcome::Duplicate, format!("claimed before by the record at {first}"), now);

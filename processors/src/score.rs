@@ -6,7 +6,7 @@ use bellwether_schemas::{
     Channel, Timestamp,
     definitions::{Routing, Weights},
     member::Address,
-    records::{Reason, ReceiptKind},
+    records::ReceiptKind,
     rows::{Read, Write},
     tables::{MemberRow, SEEN},
 };
@@ -182,15 +182,6 @@ impl Seen {
     #[must_use]
     pub fn read(project: &str, member: &str, channel: Channel) -> Read {
         MemberRow::read_one(project, member, SEEN, channel.name())
-    }
-
-    /// From its row; of no row nothing is known.
-    ///
-    /// # Errors
-    /// The row holds something else.
-    pub fn from_row(row: Option<&MemberRow>) -> Result<Self, Refusal> {
-        let text = row.and_then(|row| row.decision.as_deref()).unwrap_or("{}");
-        serde_json::from_str(text).map_err(|e| Refusal::new(Reason::Invalid, format!("members.decision: {e}")))
     }
 
     /// To a write of its row, which ends when it says nothing any more.

@@ -91,10 +91,10 @@ impl Processor for Track {
 }
 
 impl Track {
-    /// The receipt, where it says something that the scores of its project look at.
+    /// The receipt, where it tells what came of a message and its project keeps that.
     fn sign<'a>(&self, tracked: &'a Tracked) -> Option<&'a Receipt> {
         let Tracked::Receipt(receipt) = tracked else { return None };
-        let is_sign = Seen::is_told_by(receipt.kind) && self.projects.get(&receipt.project)?.scoring().is_some();
+        let is_sign = Seen::is_told_by(receipt.kind) && self.projects.get(&receipt.project)?.keeps_engagement();
         is_sign.then_some(receipt)
     }
 }
@@ -106,7 +106,8 @@ fn seen_by(receipt: &Receipt) -> Read {
 /// What the receipt adds to what is known of the member's channel; nothing where it is no news. Receipts of a member are one partition's, whose
 /// offsets fence the row.
 fn learnt(receipt: &Receipt, facts: &Facts, fence: u64, now: Timestamp) -> Result<Option<Write>, Refusal> {
-    let mut seen = Seen::from_row(facts.one::<MemberRow>(&seen_by(receipt))?.as_ref())?;
+    let row = facts.one::<MemberRow>(&seen_by(receipt))?;
+    let mut seen: Seen = row.map_or_else(|| Ok(Seen::default()), |row| row.kept())?;
     // Providers tell the time, and one may be ahead of it: that must not outlast what comes later.
     if !seen.learn(receipt.kind, receipt.at.min(now)) {
         return Ok(None);

@@ -42,13 +42,23 @@ fn routed(routing: Value) -> Compiled {
 
 /// The project with its routing and its order of channels.
 fn ordered(routing: Value, channels: &[Channel]) -> Compiled {
+    compiled(json!({"routing": routing, "channels": channels}))
+}
+
+/// The project that compares nothing, and keeps what comes of messages all the same.
+fn keeping_engagement() -> Compiled {
+    compiled(json!({"engagement": true}))
+}
+
+/// The project with these settings.
+fn compiled(more: Value) -> Compiled {
     let mail = json!({"en": {"subject": "s", "text": "t"}});
-    let document: Definitions = serde_json::from_value(json!({
+    let mut document = json!({
         "project": {"name": "shop", "default_locale": "en", "categories": {
             "newsletter": {"title": "Newsletter", "consent": "required"},
             "orders": {"title": {"en": "Orders", "es": "Pedidos"}, "consent": "assumed"},
             "law": {"title": "What the law asks of us", "consent": "unrefusable"},
-        }, "routing": routing, "channels": channels},
+        }},
         "providers": {"mail": {"kind": "email"}, "texts": {"kind": "sms"}},
         "templates": {
             "both": {"sample": {"total": 11.0}, "channels": {"email": mail, "sms": {"en": {"text": "t"}}}},
@@ -63,8 +73,9 @@ fn ordered(routing: Value, channels: &[Channel]) -> Compiled {
             "orders": {"on": "paid", "notify": {"template": "both", "lane": "bulk", "category": "orders"}},
             "law": {"on": "terms", "notify": {"template": "both", "lane": "transactional", "category": "law"}},
         },
-    }))
-    .unwrap();
+    });
+    document["project"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let document: Definitions = serde_json::from_value(document).unwrap();
     Compiled::new(document, 1, &|kind, _| ProviderCheck { channel: kind.parse().ok(), ..ProviderCheck::default() })
         .unwrap()
 }
@@ -675,7 +686,7 @@ fn a_receipt_counts_once_wherever_it_is_met_again() {
 }
 
 #[test]
-fn what_comes_of_messages_is_kept_where_scores_look_at_it() {
+fn what_comes_of_messages_is_kept_where_somebody_looks_at_it() {
     let before = |seconds: i64| Timestamp(NOW.0 - seconds * 1_000);
     let projects = Projects::from_iter([routed(json!({}))]);
     let track = Track { projects: projects.clone(), ..Track::default() };
@@ -704,19 +715,21 @@ fn what_comes_of_messages_is_kept_where_scores_look_at_it() {
     let row = facts.one::<MemberRow>(&Seen::read("shop", "m", Channel::Sms)).unwrap();
     let seen =
         Seen { last_sent: Some(before(60)), last_delivered: Some(NOW), last_open: None, last_click: Some(before(50)) };
-    assert_eq!(Seen::from_row(row.as_ref()).unwrap(), seen);
+    assert_eq!(row.map_or_else(Seen::default, |row| row.kept().unwrap()), seen);
     // And route reads it: who clicks in texts gets texts.
     let lane = position(Topic::Notifications(Lane::Transactional), 0);
     let incoming = Incoming { position: lane, input: notification("both", Lane::Transactional, &[]) };
     assert!(route.needs(&incoming, &facts, NOW).contains(&Seen::read("shop", "m", Channel::Sms)));
     let output = step(&route, &mut facts, lane, incoming.input);
     assert!(output.records.iter().any(|record| matches!(record, Record::Delivery(d) if d.channel == Channel::Sms)));
-    // Who compares nothing keeps nothing.
-    let quiet = Track { projects: Projects::from_iter([project()]), ..Track::default() };
-    let sent = receipt(ReceiptKind::Sent, None);
-    let incoming = Incoming { position: position(Topic::Receipts, 9), input: Tracked::Receipt(sent) };
-    assert_eq!(quiet.needs(&incoming, &Facts::default(), NOW).len(), 2, "the story's line and the sum");
-    assert_eq!(quiet.decide(&incoming, &Facts::default(), NOW).unwrap().rows.len(), 2);
+    // Whoever compares nothing and does not ask for it keeps nothing.
+    let sent = Tracked::Receipt(receipt(ReceiptKind::Sent, None));
+    let incoming = Incoming { position: position(Topic::Receipts, 9), input: sent };
+    for (project, rows) in [(project(), 2), (keeping_engagement(), 3)] {
+        let track = Track { projects: Projects::from_iter([project]), ..Track::default() };
+        assert_eq!(track.needs(&incoming, &Facts::default(), NOW).len(), rows, "the story's line and the sum");
+        assert_eq!(track.decide(&incoming, &Facts::default(), NOW).unwrap().rows.len(), rows);
+    }
 }
 
 #[test]

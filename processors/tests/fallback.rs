@@ -186,7 +186,7 @@ fn a_message_counts_once_however_many_channels_try_it() {
     assert_eq!(world.told().last(), Some(&(Outcome::Capped, None)), "another one is one too many");
     let read = MemberRow::read_one("shop", "m", SENT, Lane::Transactional.name());
     let row = MemberRow::from_cells(world.store.read(&read, world.now).remove(0)).unwrap();
-    let history: History = serde_json::from_str(row.decision.as_deref().unwrap()).unwrap();
+    let history: History = row.kept().unwrap();
     let sent: Vec<_> = history.0.iter().map(|sent| (sent.id, sent.channel)).collect();
     assert_eq!(sent, [(notification(1).id, Channel::Sms)]);
 }

@@ -67,6 +67,9 @@ pub struct Project {
     /// How channels are compared, where neither flow nor member names one; absent: their order decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<Routing>,
+    /// Whether it is kept by member and channel when something was last sent, delivered, opened and clicked. [`Project::routing`] keeps it, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub engagement: bool,
     /// How links are followed and openings seen; absent: neither is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracking: Option<Tracking>,

@@ -1,6 +1,12 @@
 //! The tables, one row struct each. `infra/cql` holds the same tables as CQL; a test compares the two.
 
-use crate::{Channel, Timestamp, records::ReceiptKind, row, rows::Read};
+use crate::{
+    Channel, Timestamp,
+    records::ReceiptKind,
+    row,
+    rows::{BadRow, Read, Row as _},
+};
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 row! {
@@ -54,6 +60,16 @@ row! {
 }
 
 impl MemberRow {
+    /// What a row of any kind but the profile keeps.
+    ///
+    /// # Errors
+    /// It keeps something else.
+    pub fn kept<T: DeserializeOwned>(&self) -> Result<T, BadRow> {
+        let text = self.decision.as_deref().unwrap_or("null");
+        let bad = |e: serde_json::Error| BadRow { table: Self::TABLE.name, column: "decision", problem: e.to_string() };
+        serde_json::from_str(text).map_err(bad)
+    }
+
     /// A row of this kind without any values yet.
     #[must_use]
     pub fn empty(project: &str, member: &str, kind: &str, id: &str) -> Self {

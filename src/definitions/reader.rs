@@ -167,7 +167,7 @@ impl Reader {
 
     /// `project.yaml`.
     pub(super) fn project(&mut self, node: &Node) -> Project {
-        const FIELDS: [&str; 14] = [
+        const FIELDS: [&str; 15] = [
             "name",
             "default_locale",
             "default_region",
@@ -179,6 +179,7 @@ impl Reader {
             "double_opt_in",
             "channels",
             "routing",
+            "engagement",
             "tracking",
             "attributes",
             "search",
@@ -210,6 +211,7 @@ impl Reader {
             double_opt_in: self.optional(&fields, "double_opt_in", Self::boolean).unwrap_or_default(),
             channels: self.optional(&fields, "channels", |r, n| r.list(n, Self::channel)).unwrap_or_default(),
             routing: self.optional(&fields, "routing", |r, n| Some(r.routing(n))),
+            engagement: self.optional(&fields, "engagement", Self::boolean).unwrap_or_default(),
             tracking: self.optional(&fields, "tracking", Self::tracking),
             attributes: self.optional(&fields, "attributes", Self::properties),
             search: self.optional(&fields, "search", |r, n| r.list(n, Self::text)).unwrap_or_default(),

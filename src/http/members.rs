@@ -17,11 +17,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bellwether_connectors::log::Append;
+use bellwether_processors::{
+    caps::{History, Sent},
+    score::Seen,
+};
 use bellwether_schemas::{
-    Channel, Timestamp, Topic,
+    Channel, NotificationId, Timestamp, Topic,
     definitions::QuietHours,
     member::{AddressState, ByCategory, Patch, Profile},
     records::{MemberAction, MemberCommand, Record},
+    rows::{Read, Row as _, Span},
+    tables::{MemberRow, PROFILE, SEEN, SENT},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -38,6 +44,8 @@ const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
     "id": "anna", "email": "anna@example.org", "phone": "+4915112345678", "locale": "de-DE", "time_zone": "Europe/Berlin",
     "quiet_hours": {"from": "21:00", "to": "09:00"}, "channels": ["email"], "opt_ins": {"email": true}, "attributes": {"tier": "gold"},
     "addresses": {"email": [{"address": "anna@example.org", "state": "active", "since": "2026-03-01T12:00:00Z"}]},
+    "engagement": {"email": {"last_sent": "2026-03-02T09:00:00Z", "last_click": "2026-03-02T09:30:00Z", "last_online": "2026-03-02T09:30:00Z"}},
+    "sent": [{"at": "2026-03-02T09:00:00Z", "channel": "email", "category": "newsletter", "notification": "0195aa77-9c2b-8d3e-a1f0-6d2f6a1b2c3d"}],
     "created_at": "2026-03-01T12:00:00Z", "updated_at": "2026-03-01T12:00:00Z"
 }))]
 pub struct Member {
@@ -67,6 +75,13 @@ pub struct Member {
     /// Every address by channel, with its state.
     #[schema(value_type = std::collections::HashMap<String, Vec<MemberAddress>>)]
     pub addresses: BTreeMap<Channel, Vec<MemberAddress>>,
+    /// By channel, what last came of messages; where one member is read, of a project that keeps it (`engagement` or `routing`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = std::collections::HashMap<String, Engagement>)]
+    pub engagement: BTreeMap<Channel, Engagement>,
+    /// What was sent lately, as caps count it, the oldest first; where one member is read, of a project that has caps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sent: Vec<SentLately>,
     /// RFC 3339.
     pub created_at: String,
     /// RFC 3339.
@@ -97,6 +112,57 @@ pub struct MemberAddress {
     pub reason: String,
     /// RFC 3339.
     pub since: String,
+}
+
+/// What last came of messages by a channel. Whatever is older than 90 days is forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Engagement {
+    /// When a provider last took one, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_sent: Option<String>,
+    /// When one last arrived, as far as the channel tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_delivered: Option<String>,
+    /// When the member last opened one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_open: Option<String>,
+    /// When the member last followed a link of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_click: Option<String>,
+    /// When the member last showed themselves there: wrote, opened, clicked, or had a push shown by their browser or app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_online: Option<String>,
+}
+
+impl Engagement {
+    fn new(channel: Channel, seen: &Seen, heard: Option<Timestamp>) -> Self {
+        let Seen { last_sent, last_delivered, last_open, last_click } = *seen;
+        let shown = last_delivered.filter(|_| matches!(channel, Channel::WebPush | Channel::AppPush));
+        let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
+        Self {
+            last_sent: text(last_sent),
+            last_delivered: text(last_delivered),
+            last_open: text(last_open),
+            last_click: text(last_click),
+            last_online: text(heard.max(last_open).max(last_click).max(shown)),
+        }
+    }
+}
+
+/// A message that caps count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SentLately {
+    /// When it was decided, RFC 3339.
+    pub at: String,
+    /// Channel.
+    #[schema(value_type = String)]
+    pub channel: Channel,
+    /// Category.
+    pub category: String,
+    /// Notification.
+    #[schema(value_type = uuid::Uuid)]
+    pub notification: NotificationId,
 }
 
 /// A change that is on the log for certain, and was not applied within the deadline.
@@ -169,13 +235,40 @@ impl Member {
             opt_ins: profile.opt_ins,
             attributes: profile.attributes,
             addresses: addresses.map(|(channel, list)| (channel, list.into_iter().map(shown).collect())).collect(),
+            engagement: BTreeMap::new(),
+            sent: Vec::new(),
             created_at: profile.created_at.to_string(),
             updated_at: profile.updated_at.to_string(),
         }
     }
+
+    /// The member with what routing sees beside the profile.
+    fn with_what_came(id: String, profile: Profile, rows: &[MemberRow]) -> Result<Self, Problem> {
+        let mut seen: BTreeMap<Channel, Seen> = BTreeMap::new();
+        let mut sent: Vec<Sent> = Vec::new();
+        for row in rows {
+            match (row.kind.as_str(), row.id.parse()) {
+                (SEEN, Ok(channel)) => drop(seen.insert(channel, row.kept()?)),
+                (SENT, _) => sent.extend(row.kept::<History>()?.0),
+                _ => {}
+            }
+        }
+        sent.sort_by_key(|sent| (sent.at, sent.id));
+        let heard = |channel| profile.addresses.get(&channel)?.iter().filter_map(|address| address.heard).max();
+        let engagement =
+            seen.iter().map(|(channel, seen)| (*channel, Engagement::new(*channel, seen, heard(*channel))));
+        let engagement = engagement.collect();
+        let lately = |Sent { id: notification, at, channel, category }: Sent| SentLately {
+            at: at.to_string(),
+            channel,
+            category,
+            notification,
+        };
+        Ok(Self { engagement, sent: sent.into_iter().map(lately).collect(), ..Self::new(id, profile) })
+    }
 }
 
-/// Reads a member.
+/// Reads a member, as routing would see them.
 #[utoipa::path(
     get, path = "/v1/members/{id}", tag = "members", security(("api_key" = ["members"])),
     params(("id" = String, Path, description = "client_user_id", example = "anna")),
@@ -191,8 +284,15 @@ pub async fn read(
 ) -> Result<Json<Member>, Problem> {
     caller.require(Scope::Members)?;
     profile::member_id(&id)?;
-    let profile = shared.profile(caller.project(), &id).await?.ok_or_else(|| no_member(&id))?;
-    Ok(Json(Member::new(id, profile)))
+    let reads = [PROFILE, SENT, SEEN].map(|kind| Read {
+        span: Span::Prefix(vec![kind.into()]),
+        ..MemberRow::read_all(caller.project(), id.as_str())
+    });
+    let rows = shared.api.store.read(&reads).await?.into_iter().flatten();
+    let rows = rows.map(MemberRow::from_cells).collect::<Result<Vec<_>, _>>()?;
+    let profile = rows.iter().find(|row| row.kind == PROFILE).ok_or_else(|| no_member(&id))?;
+    let profile = Profile::from_row(profile)?;
+    Ok(Json(Member::with_what_came(id, profile, &rows)?))
 }
 
 /// Creates or changes a member.

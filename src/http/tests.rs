@@ -10,14 +10,14 @@ use crate::runtime::deliver::REPLAY_HEADER;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bellwether_processors::dead_letters::RETENTION;
 use bellwether_schemas::{
-    Channel, EventId, NotificationId, Topic,
+    Channel, EventId, NotificationId, Timestamp, Topic,
     codec::encode,
     ids::EntryId,
     member::{Address, Patch, Profile},
     records::{DeadLetter, DefinitionSet, Event, Header, MemberAction, MemberCommand, Reason, Receipt},
     tables::{
-        AddressRow, AggregateRow, AttributeRow, ConsentRow, DeadLetterRow, IdempotencyRow, ImportRejectRow, ImportRow,
-        LinkRow, MemberRow, SHARDS, StoryRow, SuppressionRow, shard_of,
+        AddressRow, AggregateRow, AttributeRow, CLAIM, ConsentRow, DeadLetterRow, IdempotencyRow, ImportRejectRow,
+        ImportRow, LinkRow, MemberRow, SEEN, SENT, SHARDS, StoryRow, SuppressionRow, shard_of,
     },
 };
 use futures::StreamExt;
@@ -225,6 +225,39 @@ async fn a_member_is_created_changed_read_and_removed() {
         patch,
         Patch { locale: Some(Some("de-DE".into())), addresses: [(Channel::Sms, vec![])].into(), ..Patch::default() }
     );
+}
+
+#[tokio::test]
+async fn a_member_is_read_as_routing_sees_them() {
+    let house = House::new().await;
+    let heard = Timestamp(NOW.0 + 5_000);
+    let at = |seconds: i64| Timestamp(NOW.0 + seconds * 1_000);
+    let address = |text: &str| Address { heard: Some(heard), ..Address::active(text.into(), NOW) };
+    let addresses = [(Channel::Sms, vec![address("+4915112345678")])].into();
+    house
+        .store
+        .put(Profile { addresses, created_at: NOW, updated_at: NOW, ..Profile::default() }.into_row("shop", "anna"));
+    let kept = |kind: &str, id: &str, value: Value| {
+        house.store.put(MemberRow { decision: Some(value.to_string()), ..MemberRow::empty("shop", "anna", kind, id) });
+    };
+    kept(SEEN, "sms", json!({"last_sent": at(1), "last_delivered": at(2)}));
+    kept(SEEN, "web_push", json!({"last_sent": at(1), "last_delivered": at(9), "last_click": at(3)}));
+    let event = EventId::derive("shop", "/s", "1");
+    let notification = NotificationId::derive(event, "tips", 1, 0, "anna");
+    let sent = |at, channel: &str| json!({"id": notification, "at": at, "channel": channel, "category": "marketing"});
+    kept(SENT, "bulk", json!([sent(at(3), "sms")]));
+    kept(SENT, "transactional", json!([sent(at(1), "email")]));
+    kept(CLAIM, &notification.to_string(), json!({}));
+    let read = house.get("/v1/members/anna").await.body;
+    assert_eq!(read["id"], "anna", "{read}");
+    let text = |seconds| at(seconds).to_string();
+    let engagement = json!({
+        "sms": {"last_sent": text(1), "last_delivered": text(2), "last_online": text(5)},
+        "web_push": {"last_sent": text(1), "last_delivered": text(9), "last_click": text(3), "last_online": text(9)},
+    });
+    assert_eq!(read["engagement"], engagement);
+    let sent = |seconds, channel: &str| json!({"at": text(seconds), "channel": channel, "category": "marketing", "notification": notification});
+    assert_eq!(read["sent"], json!([sent(1, "email"), sent(3, "sms")]));
 }
 
 #[tokio::test]

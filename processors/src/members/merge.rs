@@ -25,9 +25,7 @@ pub(super) fn passed_on(command: &MemberCommand, row: &MemberRow) -> Result<Opti
     if makes_members(command) || matches!(command.action, Delete | Merge | Erase) {
         return Ok(None);
     }
-    let text = row.decision.as_deref().unwrap_or_default();
-    let member = serde_json::from_str(text).map_err(|error| invalid("members.decision", &error.to_string()))?;
-    Ok(Some(Record::Member(MemberCommand { member, ..command.clone() })))
+    Ok(Some(Record::Member(MemberCommand { member: row.kept()?, ..command.clone() })))
 }
 
 /// The row that says where the member went, and the one that says so no more.
