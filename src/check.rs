@@ -66,7 +66,8 @@ pub async fn run(file: Option<&Path>) -> bool {
 async fn providers(projects: &Projects, sheet: &mut Sheet) {
     for project in projects.iter() {
         if let Some(tracking) = &project.document.project.tracking {
-            sheet.line(&format!("tracking {}", project.project), Tracker::new(&project.project, tracking).map(drop));
+            sheet
+                .line(&format!("tracking {}", project.project), Tracker::new(&project.project, tracking, []).map(drop));
         }
         for (name, provider) in &project.document.providers {
             let result = match channels::build(&provider.kind, &provider.settings) {

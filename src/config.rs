@@ -93,7 +93,7 @@ const MOST_DAYS: usize = 3_650;
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { stories_days: 90, claims_days: 7, dead_letters_days: 30 }
+        Self { stories_days: 90, claims_days: 90, dead_letters_days: 30 }
     }
 }
 

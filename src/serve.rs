@@ -339,7 +339,7 @@ pub fn groups() -> Vec<(String, Vec<Topic>)> {
         (Members::NAME.to_owned(), vec![Topic::Members]),
         (Route::NAME.to_owned(), Lane::ALL.map(Topic::Notifications).to_vec()),
         (Track::NAME.to_owned(), vec![Topic::Receipts, Topic::Decisions]),
-        (Schedule::NAME.to_owned(), vec![Topic::Scheduled]),
+        (Schedule::NAME.to_owned(), Lane::ALL.map(Topic::Scheduled).to_vec()),
         (DeadLetters::NAME.to_owned(), vec![Topic::DeadLetters]),
     ];
     groups.extend(Channel::ALL.map(|c| (group(c), Lane::ALL.map(|l| Topic::Deliveries(c, l)).to_vec())));

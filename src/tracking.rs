@@ -6,10 +6,10 @@ use bellwether_connectors::{
     tracking::{KeyError, Keys, Link, Purpose},
 };
 use bellwether_processors::definitions::Compiled;
-use bellwether_schemas::definitions::Tracking;
+use bellwether_schemas::{Lane, definitions::Tracking};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -21,6 +21,8 @@ pub struct Tracker {
     keys: Keys,
     /// What every link of the project begins with.
     base: String,
+    /// Templates that nobody gets without an opt-in.
+    by_opt_in: HashSet<String>,
 }
 
 /// Keys that cannot be used.
@@ -35,11 +37,15 @@ pub enum TrackerError {
 }
 
 impl Tracker {
-    /// Fetches the keys.
+    /// Fetches the keys. `by_opt_in` are the templates that nobody gets without one ([`Compiled::templates_by_opt_in`]).
     ///
     /// # Errors
     /// See [`TrackerError`].
-    pub fn new(project: &str, settings: &Tracking) -> Result<Self, TrackerError> {
+    pub fn new<'a>(
+        project: &str,
+        settings: &Tracking,
+        by_opt_in: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, TrackerError> {
         let key = settings.key.resolve()?;
         let previous = settings
             .previous_keys
@@ -48,7 +54,8 @@ impl Tracker {
             .collect::<Result<Vec<SecretString>, _>>()?;
         let keys = Keys::new(project, key.expose_secret(), previous.iter().map(SecretString::expose_secret))?;
         let base = format!("{}/t/{project}/", settings.base_url.trim_end_matches('/'));
-        Ok(Self { settings: settings.clone(), keys, base })
+        let by_opt_in = by_opt_in.into_iter().map(str::to_owned).collect();
+        Ok(Self { settings: settings.clone(), keys, base, by_opt_in })
     }
 
     /// The URL of a link; `None` where it cannot be sealed (see [`Keys::seal`]).
@@ -56,6 +63,13 @@ impl Tracker {
     pub fn url(&self, purpose: Purpose, link: &Link) -> Option<String> {
         let token = self.keys.seal(purpose, link)?;
         Some(format!("{}{}/{token}", self.base, purpose.path()))
+    }
+
+    /// Whether e-mail by this lane and template carries one click to unsubscribe (RFC 8058).
+    #[must_use]
+    pub fn offers_one_click(&self, lane: Lane, template: &str) -> bool {
+        let lanes = &self.settings.unsubscribe;
+        lanes.contains(&lane) || (!lanes.is_empty() && self.by_opt_in.contains(template))
     }
 
     /// Whether a URL is a link of ours already.
@@ -88,7 +102,7 @@ impl Trackers {
         {
             return Ok(Some(Arc::clone(tracker)));
         }
-        let tracker = Arc::new(Tracker::new(&project.project, settings)?);
+        let tracker = Arc::new(Tracker::new(&project.project, settings, project.templates_by_opt_in())?);
         known.insert(project.project.clone(), (project.version, Arc::clone(&tracker)));
         Ok(Some(tracker))
     }

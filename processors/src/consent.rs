@@ -203,7 +203,8 @@ fn preferred(profile: Option<&Profile>) -> BTreeMap<&'static str, Value> {
     .collect()
 }
 
-/// The command's lines of the ledger, as they are kept: one a word of consent, and one of all preferences that it changes. `applied` is its offset.
+/// The command's lines of the ledger, as they are kept: one for each word of consent and one for each preference that it changes, so that a
+/// redelivery that knows less than the first time adds nothing and takes nothing away. `applied` is the command's offset.
 #[must_use]
 pub fn lines(
     before: Option<&Profile>,
@@ -216,9 +217,9 @@ pub fn lines(
         |channel: &str, category: String, state: &str| row((channel, category, state), command, position, applied);
     let words = changes(before, after, command).into_iter();
     let words = words.map(|entry| line(entry.channel.name(), entry.category, entry.state.name()));
-    let changed = preferences(before, after);
-    let preferences = (!changed.is_empty())
-        .then(|| ConsentRow { preferences: Some(Value::Object(changed).to_string()), ..line("", String::new(), SET) });
+    let preferences = preferences(before, after)
+        .into_iter()
+        .map(|(name, value)| ConsentRow { preference: Some(value.to_string()), ..line("", name, SET) });
     words.chain(preferences).collect()
 }
 
@@ -244,7 +245,7 @@ fn row(
         address: command.address.clone(),
         proof: command.proof.clone(),
         position: position.to_string(),
-        preferences: None,
+        preference: None,
     }
 }
 

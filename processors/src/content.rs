@@ -101,6 +101,8 @@ pub enum ContentError {
 #[derive(Debug)]
 pub struct Content {
     default_locale: String,
+    /// Of members who have none of their own.
+    zone: Value,
     offers_links: bool,
     /// By locale in its canonical spelling.
     engines: HashMap<String, Engine>,
@@ -187,9 +189,11 @@ fn innermost(error: &minijinja::Error) -> &minijinja::Error {
 }
 
 impl Content {
-    pub(crate) fn new(default_locale: &str) -> Self {
+    /// `zone` is the one of members who have none of their own (IANA).
+    pub(crate) fn new(default_locale: &str, zone: &str) -> Self {
         Self {
             default_locale: default_locale.to_owned(),
+            zone: zone.into(),
             offers_links: false,
             engines: HashMap::new(),
             variants: HashMap::new(),
@@ -267,7 +271,7 @@ impl Content {
         context: &Json,
     ) -> Result<Rendered, ContentError> {
         let (locale, compiled) = self.variant(template, channel, locale)?;
-        let root = root(context);
+        let root = self.root(context);
         let mut variant = compiled.clone();
         for (place, text) in variant.texts_mut() {
             *text = self.text(locale, text, (channel, place), root.clone())?;
@@ -355,7 +359,7 @@ impl Content {
         context: &Json,
     ) -> Result<String, Fault> {
         let name = engine_name(template, channel, locale, &place.to_string());
-        let text = self.try_text(locale, &name, root(context)).map_err(|faults| faults.1)?;
+        let text = self.try_text(locale, &name, self.root(context)).map_err(|faults| faults.1)?;
         Ok(finished(channel, place, text))
     }
 
@@ -578,12 +582,15 @@ impl Object for Root {
     }
 }
 
-fn root(context: &Json) -> Value {
-    let event = value(&context["event"]);
-    let data = event.get_attr("data").unwrap_or_default();
-    let member = value(&context["member"]);
-    let zone = member.get_attr("time_zone").unwrap_or_default();
-    Value::from_object(Root { data, member, event, zone })
+impl Content {
+    fn root(&self, context: &Json) -> Value {
+        let event = value(&context["event"]);
+        let data = event.get_attr("data").unwrap_or_default();
+        let member = value(&context["member"]);
+        let own = member.get_attr("time_zone").ok().filter(|zone| !zone.is_undefined());
+        let zone = own.unwrap_or_else(|| self.zone.clone());
+        Value::from_object(Root { data, member, event, zone })
+    }
 }
 
 /// To the engine's value. Null becomes undefined: a template that prints it fails, instead of telling a member "none".

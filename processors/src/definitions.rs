@@ -27,7 +27,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::Arc,
     time::Duration,
@@ -390,6 +390,22 @@ impl Compiled {
     #[must_use]
     pub const fn scoring(&self) -> Option<&Scoring> {
         self.scoring.as_ref()
+    }
+
+    /// The templates that nobody gets without an opt-in: those of flows whose categories all need one.
+    #[must_use]
+    pub fn templates_by_opt_in(&self) -> BTreeSet<&str> {
+        let mut used: BTreeMap<&str, bool> = BTreeMap::new();
+        for (name, Flow { notify, .. }) in &self.document.flows {
+            let needs = |terms: &Terms| self.consent_of(&terms.category) == Consent::Required;
+            let is_needed = self.terms.get(name).is_some_and(needs);
+            let kind = notify.kind.as_ref().and_then(|id| self.document.types.get(id));
+            let of_type = kind.into_iter().flat_map(|kind| kind.templates.iter().map(|one| one.template.as_str()));
+            for template in notify.template.as_deref().into_iter().chain(of_type) {
+                *used.entry(template).or_insert(true) &= is_needed;
+            }
+        }
+        used.into_iter().filter_map(|(template, is_needed)| is_needed.then_some(template)).collect()
     }
 
     /// Whether it is kept what came of messages by member and channel.

@@ -259,7 +259,7 @@ fn entered(
     now: Timestamp,
 ) -> Result<Write, Refusal> {
     let category = project.terms(n).category.clone();
-    history.enter(Sent { id: n.id, at: now, channel, category }, now);
+    history.enter(Sent { id: n.id, at: now, channel, category }, &project.document.project.caps, now);
     let row = MemberRow::empty(&n.project, &n.member, SENT, n.lane.name());
     let longest = Duration::from_secs(u64::from(caps::LONGEST_HOURS) * 3_600);
     kept::put(row, &history, now, longest, position.offset + 1)
@@ -443,7 +443,10 @@ fn moment(
                 Obstacle::Window => "outside the flow's window",
                 Obstacle::Holiday => "a holiday",
             };
-            let at = spread(n, terms.spread, at);
+            // Where what is left open is shorter than the spread, its end would be another obstacle, time and again.
+            let later = spread(n, terms.spread, at);
+            let is_open = matches!(hours::next(&terms.hours, own, zone, later), Some((_, None)));
+            let at = if is_open { later } else { at };
             Ok(Some((at, format!("{what} where the member is ({place}), until {at}"))))
         }
         None => Err(format!("window, quiet hours and holidays ({place}) leave no moment within a year")),

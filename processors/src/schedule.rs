@@ -1,12 +1,12 @@
 //! The one mechanism for "later" (law 5): records wait in the store by due time and are emitted to their topic when due.
 //!
-//! A partition of `scheduled` is a shard; its records and its ticks are serial. The cursor says up to when the shard has been emptied; a record that
+//! A partition of a lane of `scheduled` is a shard, so that a code's next try waits for no campaign; its records and its ticks are serial. The cursor says up to when the shard has been emptied; a record that
 //! comes due before the cursor is emitted at once, so nothing is ever stored behind it. Rows go only after their records are on the log: a
 //! crash between the two emits a record twice, with the same id, and its receiver drops the second.
 
 use crate::processor::{Facts, Incoming, Output, Processor, Refusal};
 use bellwether_schemas::{
-    Timestamp, Topic,
+    Lane, Position, Timestamp, Topic,
     records::{Reason, Record, Scheduled},
     rows::{Read, Row, Span, Value, Write},
     tables::{ScheduleCursorRow, ScheduledRow},
@@ -19,6 +19,19 @@ const MINUTES_PER_TICK: i64 = 240;
 const CURSOR_EVERY: Duration = Duration::from_secs(1);
 /// Records that one tick emits.
 const RECORDS_PER_TICK: usize = 1_000;
+
+/// What the shards of the bulk lane begin with; those of the other have the numbers of its partitions.
+const BULK: i64 = 1 << 32;
+
+/// The shard of what comes by this position.
+#[must_use]
+pub const fn shard(at: Position) -> i64 {
+    let partition = at.partition as i64;
+    match at.topic.lane() {
+        Lane::Transactional => partition,
+        Lane::Bulk => BULK + partition,
+    }
+}
 
 /// The schedule processor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +52,7 @@ impl Processor for Schedule {
     type Input = Plan;
 
     fn needs(&self, incoming: &Incoming<Plan>, facts: &Facts, now: Timestamp) -> Vec<Read> {
-        let shard = i64::from(incoming.position.partition);
+        let shard = shard(incoming.position);
         let Ok(Some(cursor)) = facts.one::<ScheduleCursorRow>(&ScheduleCursorRow::read_one(shard)) else {
             return vec![ScheduleCursorRow::read_one(shard)];
         };
@@ -50,7 +63,7 @@ impl Processor for Schedule {
     }
 
     fn decide(&self, incoming: &Incoming<Plan>, facts: &Facts, now: Timestamp) -> Result<Output, Refusal> {
-        let shard = i64::from(incoming.position.partition);
+        let shard = shard(incoming.position);
         let cursor = facts.one::<ScheduleCursorRow>(&ScheduleCursorRow::read_one(shard))?.map(|c| c.due);
         match &incoming.input {
             Plan::Keep(record) => keep(record, shard, cursor, now),

@@ -74,7 +74,7 @@ impl House {
 
     /// The ledger's lines about consent as `channel category state`.
     fn lines(&self) -> Vec<String> {
-        let consent = self.ledger().into_iter().filter(|row| row.preferences.is_none());
+        let consent = self.ledger().into_iter().filter(|row| row.preference.is_none());
         consent.map(|row| format!("{} {} {}", row.channel, row.category, row.state)).collect()
     }
 
@@ -86,16 +86,17 @@ impl House {
 
 /// What a line says of consent.
 fn entry(row: &ConsentRow) -> Option<Entry> {
-    row.preferences.is_none().then(|| Entry {
+    row.preference.is_none().then(|| Entry {
         channel: row.channel.parse().unwrap(),
         category: row.category.clone(),
         state: State::ALL.into_iter().find(|state| state.name() == row.state).unwrap(),
     })
 }
 
-/// What a line says of preferences.
+/// What a line says of a preference, as a merge patch (RFC 7396).
 fn preferred(row: &ConsentRow) -> Option<Value> {
-    row.preferences.as_deref().map(|text| serde_json::from_str(text).unwrap())
+    let value = |text: &String| serde_json::from_str::<Value>(text).unwrap();
+    row.preference.as_ref().map(|text| json!({ row.category.as_str(): value(text) }))
 }
 
 fn command(action: MemberAction) -> MemberCommand {
@@ -210,17 +211,35 @@ fn every_change_of_a_preference_is_a_line() {
     }
     house.does(command(MemberAction::Delete));
     let expected = [
-        json!({"locale": "es", "time_zone": "Europe/Madrid"}),
+        json!({"locale": "es"}),
+        json!({"time_zone": "Europe/Madrid"}),
         json!({"quiet_hours": {"from": "21:00", "to": "09:00"}}),
-        json!({"locale": null, "channels": ["sms", "email"]}),
+        json!({"channels": ["sms", "email"]}),
+        json!({"locale": null}),
         json!({"channels": null}),
-        json!({"time_zone": null, "quiet_hours": null}),
+        json!({"quiet_hours": null}),
+        json!({"time_zone": null}),
     ];
     assert_eq!(house.preferred(), expected);
     assert_eq!(house.lines(), ["sms * given", "sms * withdrawn"]);
     let first = house.ledger().remove(0);
     let said = (first.applied, first.at, first.state.as_str(), first.actor.as_str(), first.source.as_str());
     assert_eq!(said, (1, NOW, "set", "shop", "api"));
+}
+
+#[test]
+fn a_redelivery_after_the_profile_went_takes_no_line_away() {
+    let mut house = House::new(false);
+    house.does(upsert(&json!({"locale": "es"})));
+    let batch = [upsert(&json!({"time_zone": "UTC", "opt_ins": {"sms": true}})), command(MemberAction::Delete)];
+    batch.iter().for_each(|command| drop(house.does(command.clone())));
+    // The process ended before it had committed: all of the batch comes again, and finds no profile.
+    house.offset -= 2;
+    batch.iter().for_each(|command| drop(house.does(command.clone())));
+    let mut preferences = Map::new();
+    preferences.extend(house.preferred().iter().flat_map(|line| line.as_object().unwrap().clone()));
+    assert_eq!(preferences, *json!({"locale": null, "time_zone": null}).as_object().unwrap());
+    assert_eq!(house.lines(), ["sms * given", "sms * withdrawn"]);
 }
 
 #[test]
@@ -378,7 +397,6 @@ proptest! {
             prop_assert_eq!(&ledger[..kept.len()], &kept[..], "a line is never changed");
             let entries: Vec<Entry> = ledger.iter().filter_map(entry).collect();
             prop_assert_eq!(fold(&entries), house.opt_ins());
-            // Of preferences each line is a merge patch (RFC 7396).
             let mut preferences = Map::new();
             preferences.extend(ledger.iter().filter_map(preferred).flat_map(|line| line.as_object().unwrap().clone()));
             preferences.retain(|_, value| !value.is_null());

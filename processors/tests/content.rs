@@ -112,6 +112,21 @@ fn context_of(data: &Value) -> Value {
 }
 
 #[test]
+fn a_time_is_told_by_the_members_clock_or_else_the_projects() {
+    let mut document = shop();
+    document["project"]["time_zone"] = json!("Asia/Kolkata");
+    let shop = compile(document).unwrap();
+    let said = |zone: Option<&str>| {
+        let mut context = context_of(&sample());
+        context["member"]["time_zone"] = json!(zone);
+        let html = shop.render("receipt", Channel::Email, Some("en"), &context).unwrap().variant.html.unwrap();
+        html.replace('\u{202f}', " ")
+    };
+    assert!(said(Some("Europe/Madrid")).contains("Mar 2, 2026, 12:30 AM"));
+    assert!(said(None).contains("Mar 2, 2026, 5:00 AM"), "{}", said(None));
+}
+
+#[test]
 fn layouts_partials_and_filters_make_a_message() {
     let shop = compile(shop()).unwrap();
     let said = |channel, locale: &str| {

@@ -441,6 +441,24 @@ fn scores_decide_where_neither_flow_nor_member_does() {
 }
 
 #[test]
+fn templates_by_opt_in_are_those_that_only_flows_use_which_need_one() {
+    let needed = |more: Value| {
+        let project = compiled(more);
+        project.templates_by_opt_in().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // `both` is used by flows of every category, `mail` by none.
+    assert_eq!(needed(json!({})), [""; 0]);
+    let category = |consent: &str| json!({"title": "T", "consent": consent});
+    let all = |consent: &str| {
+        json!({"categories": {
+            "transactional": category(consent), "marketing": category(consent), "newsletter": category(consent),
+            "orders": category(consent), "law": category(consent),
+        }})
+    };
+    assert_eq!((needed(all("required")), needed(all("assumed"))), (vec!["both".to_owned()], vec![]));
+}
+
+#[test]
 fn the_projects_order_decides_where_nothing_else_does() {
     use AddressState::Active;
     use Channel::{Email, Sms};
@@ -949,7 +967,7 @@ fn what_is_scheduled_is_emitted_when_due_and_then_forgotten() {
         key: "shop/m".into(),
         payload: vec![1],
     };
-    let here = position(Topic::Scheduled, 0);
+    let here = position(Topic::Scheduled(Lane::Transactional), 0);
     let mut facts = Facts::default();
     let due = NOW.plus(Duration::from_secs(90));
     let kept = step(&Schedule, &mut facts, here, Plan::Keep(record(due)));
@@ -965,4 +983,30 @@ fn what_is_scheduled_is_emitted_when_due_and_then_forgotten() {
     assert!(tick(&facts, due.plus(Duration::from_secs(2))).records.is_empty());
     let late = step(&Schedule, &mut facts, here, Plan::Keep(record(Timestamp(NOW.0 - 1))));
     assert_eq!(late.records.len(), 1, "what is due already is emitted at once");
+}
+
+#[test]
+fn what_is_urgent_waits_in_a_shard_of_its_own() {
+    use Lane::{Bulk, Transactional};
+    let delivery = |lane| Delivery { lane, ..delivery(1) };
+    let later = |lane| Record::Later(NOW, Box::new(Record::Delivery(delivery(lane))));
+    let (urgent, bulk) = (later(Transactional).topic(), later(Bulk).topic());
+    assert_eq!((urgent, bulk), (Topic::Scheduled(Transactional), Topic::Scheduled(Bulk)));
+    assert!(urgent < bulk, "its partitions have their ticks first");
+    let mut facts = Facts::default();
+    let at = |topic| position(topic, 3);
+    let keep = |facts: &mut Facts, topic, n: u8| {
+        let due = NOW.plus(Duration::from_secs(1));
+        let (id, target) = (EntryId::derive("t", &[&[n]]), Topic::Deliveries(Channel::Sms, Transactional));
+        let (key, payload) = ("shop/m".into(), vec![n]);
+        let record = Scheduled { id, project: "shop".into(), due, topic: target.name().into(), key, payload };
+        step(&Schedule, facts, at(topic), Plan::Keep(record));
+    };
+    (0..200).for_each(|n| keep(&mut facts, bulk, n));
+    keep(&mut facts, urgent, 200);
+    let tick = |topic| {
+        let incoming = Incoming { position: at(topic), input: Plan::Tick };
+        Schedule.decide(&incoming, &facts, NOW.plus(Duration::from_secs(2))).unwrap().records
+    };
+    assert_eq!((tick(urgent).len(), tick(bulk).len()), (1, 200));
 }

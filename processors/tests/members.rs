@@ -230,16 +230,21 @@ fn the_one_who_stays_gets_what_it_lacks() {
     assert_eq!(
         house.ledger("ana")[4..],
         [
-            "  set, merge: merged from guest",
+            " channels set, merge: merged from guest",
+            " quiet_hours set, merge: merged from guest",
+            " time_zone set, merge: merged from guest",
             "email * refused, merge: merged from guest",
             "email news given, merge: merged from guest",
             "sms tips given, merge: merged from guest",
         ]
     );
     assert_eq!(
-        house.ledger("guest")[4..],
+        house.ledger("guest")[7..],
         [
-            "  set, merge: merged into ana",
+            " channels set, merge: merged into ana",
+            " locale set, merge: merged into ana",
+            " quiet_hours set, merge: merged into ana",
+            " time_zone set, merge: merged into ana",
             "email * withdrawn, merge: merged into ana",
             "email news withdrawn, merge: merged into ana",
             "sms tips withdrawn, merge: merged into ana",
@@ -402,7 +407,7 @@ fn a_preference_is_that_of_who_is_there() {
     house.does(prefer());
     assert!(house.profile("guest").is_none(), "who went does not come back by an old link");
     assert_eq!(house.profile("ana").unwrap().quiet_hours.map(|hours| hours.from).as_deref(), Some("21:00"));
-    assert_eq!(house.ledger("ana"), ["  set, api: preference page"]);
+    assert_eq!(house.ledger("ana"), [" quiet_hours set, api: preference page"]);
 }
 
 #[test]

@@ -255,7 +255,7 @@ proptest! {
             is_whole(&choice)?;
             let Some((channel, _)) = choice.to else { continue };
             let one = Sent { id: n.id, at: now, channel, category: project.terms(&n).category.clone() };
-            history.enter(one.clone(), now);
+            history.enter(one.clone(), &project.document.project.caps, now);
             sent.push(one);
             for (name, cap) in &project.document.project.caps {
                 let count = sent.iter().filter(|sent| counts(cap, sent) && is_within(cap, sent.at, now)).count();

@@ -49,6 +49,7 @@ fn project(caps: Value) -> Compiled {
             "calm": notify("transactional", json!({"quiet": true})),
             "office": notify("bulk", json!({"window": {"from": "09:00", "to": "18:00", "days": ["tuesday"]}})),
             "spread": notify("bulk", json!({"spread_seconds": 3600})),
+            "wide": notify("bulk", json!({"spread_seconds": 20 * 3600, "category": "social"})),
             "alert": notify("bulk", json!({"priority": 7, "quiet": false})),
         },
     }))
@@ -330,7 +331,7 @@ enum Do {
     Wait(i64),
 }
 
-const FLOWS: [&str; 3] = ["tips", "alert", "code"];
+const FLOWS: [&str; 4] = ["tips", "alert", "code", "wide"];
 
 fn doings() -> impl Strategy<Value = Vec<Do>> {
     let notify = (0..FLOWS.len(), 1..3_usize).prop_map(|(flow, copies)| Do::Notify(flow, copies));
@@ -394,6 +395,7 @@ proptest! {
             let local = zone.to_datetime(jiff::Timestamp::from_millisecond(at.0).unwrap());
             match n.flow.as_str() {
                 "code" => prop_assert_eq!(*at, n.accepted_at, "a code waits for nothing"),
+                "wide" => prop_assert!(!is_quiet(local.hour()), "spread over more than a day has: at {}", local),
                 flow => {
                     *days.entry(local.date()).or_default() += 1;
                     prop_assert!(flow == "alert" || !is_quiet(local.hour()), "tips at {}", local);

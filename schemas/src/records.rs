@@ -700,7 +700,7 @@ impl Record {
             Self::Decision(_) => Topic::Decisions,
             Self::DeadLetter(_) => Topic::DeadLetters,
             Self::Health(_) => Topic::Providers,
-            Self::Later(..) => Topic::Scheduled,
+            Self::Later(_, record) => Topic::Scheduled(record.topic().lane()),
             Self::Encoded { topic, .. } => *topic,
         }
     }

@@ -287,7 +287,7 @@ impl SuppressionRow {
 }
 
 row! {
-    /// One statement of a member's consent, or the preferences that a command changed. Only ever added, never changed: what stands in the profile is
+    /// One statement of a member's consent, or a preference that a command changed. Only ever added, never changed: what stands in the profile is
     /// the fold of these. The key is that of the command that caused it, so a redelivery writes the same row; the table needs no fence.
     ConsentRow in "consents" {
         partition {
@@ -299,15 +299,15 @@ row! {
         clustering {
             /// Offset of the command in the member's partition of `members`: the order in which statements count.
             applied: i64,
-            /// Channel; empty where it is about preferences.
+            /// Channel; empty where it is about a preference.
             channel: String,
-            /// Category, or [`crate::member::ByCategory::WHOLE`]; empty where it is about preferences.
+            /// Category, or [`crate::member::ByCategory::WHOLE`]; or the preference's name.
             category: String,
         }
         columns {
             /// When it was said.
             at: Timestamp,
-            /// `given`, `refused`, `withdrawn` or `confirmed`; `set` where it is about preferences.
+            /// `given`, `refused`, `withdrawn` or `confirmed`; `set` where it is about a preference.
             state: String,
             /// Who said so, as the command names them.
             actor: String,
@@ -319,8 +319,8 @@ row! {
             proof: Option<String>,
             /// Position of the command (law 2), `topic/partition/offset`.
             position: String,
-            /// JSON object of the preferences that changed, null where one was withdrawn.
-            preferences: Option<String>,
+            /// What the preference is now, JSON; null where it was withdrawn.
+            preference: Option<String>,
         }
     }
 }
@@ -365,7 +365,7 @@ row! {
     /// A record to be emitted when it is due (law 5), in the bucket of its minute.
     ScheduledRow in "scheduled" {
         partition {
-            /// Partition of the `scheduled` topic that it came by.
+            /// Number of the shard: partition and lane of the topic that it came by.
             shard: i64,
             /// Minutes since the Unix epoch.
             minute: i64,
@@ -391,7 +391,7 @@ row! {
     /// How far a partition's scheduled records have been emitted: everything due before is gone.
     ScheduleCursorRow in "schedule_cursors" {
         partition {
-            /// Partition of the `scheduled` topic.
+            /// Number of the shard.
             shard: i64,
         }
         clustering {}

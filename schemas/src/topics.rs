@@ -18,7 +18,7 @@ pub enum Topic {
     /// What became of a delivery.
     Receipts,
     /// What is to be emitted later.
-    Scheduled,
+    Scheduled(Lane),
     /// Why each notification was or was not sent.
     Decisions,
     /// What could not be read or decided, with its reason.
@@ -50,14 +50,9 @@ impl Topic {
         let mut all = vec![Self::Events, Self::Members];
         all.extend(Lane::ALL.map(Self::Notifications));
         all.extend(Channel::ALL.iter().flat_map(|c| Lane::ALL.map(|l| Self::Deliveries(*c, l))));
-        all.extend([
-            Self::Receipts,
-            Self::Scheduled,
-            Self::Decisions,
-            Self::DeadLetters,
-            Self::Definitions,
-            Self::Providers,
-        ]);
+        all.push(Self::Receipts);
+        all.extend(Lane::ALL.map(Self::Scheduled));
+        all.extend([Self::Decisions, Self::DeadLetters, Self::Definitions, Self::Providers]);
         all
     }
 
@@ -84,11 +79,27 @@ impl Topic {
             Self::Deliveries(Channel::Webhook, Lane::Transactional) => "deliveries.webhook.transactional",
             Self::Deliveries(Channel::Webhook, Lane::Bulk) => "deliveries.webhook.bulk",
             Self::Receipts => "receipts",
-            Self::Scheduled => "scheduled",
+            Self::Scheduled(Lane::Transactional) => "scheduled.transactional",
+            Self::Scheduled(Lane::Bulk) => "scheduled.bulk",
             Self::Decisions => "decisions",
             Self::DeadLetters => "dead-letters",
             Self::Definitions => "definitions",
             Self::Providers => "providers",
+        }
+    }
+
+    /// The lane of what it carries; what has none is as urgent as anything.
+    #[must_use]
+    pub const fn lane(self) -> Lane {
+        match self {
+            Self::Notifications(lane) | Self::Deliveries(_, lane) | Self::Scheduled(lane) => lane,
+            Self::Events
+            | Self::Members
+            | Self::Receipts
+            | Self::Decisions
+            | Self::DeadLetters
+            | Self::Definitions
+            | Self::Providers => Lane::Transactional,
         }
     }
 

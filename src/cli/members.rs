@@ -204,10 +204,11 @@ fn ledger(all: &[Consent]) -> String {
     }
     let line = |one: &Consent| {
         let proof = one.proof.as_deref().unwrap_or("no proof");
-        let Consent { at, state, preferences, actor, source, .. } = one;
-        let (channel, category) = (one.channel.as_deref().unwrap_or("-"), one.category.as_deref().unwrap_or("-"));
-        let what = preferences.as_ref().map(|changed| format!(" {changed}")).unwrap_or_default();
-        format!("{at}  {channel:9}  {category:16}  {state:9}{what}  {source} ({actor}): {proof}\n")
+        let Consent { at, channel, state, value, actor, source, .. } = one;
+        let (channel, what) =
+            (channel.as_deref().unwrap_or("-"), one.category.as_deref().or(one.preference.as_deref()));
+        let (what, value) = (what.unwrap_or("-"), value.as_ref().map(|value| format!(" {value}")).unwrap_or_default());
+        format!("{at}  {channel:9}  {what:16}  {state:9}{value}  {source} ({actor}): {proof}\n")
     };
     all.iter().map(line).collect()
 }

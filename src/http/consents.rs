@@ -25,13 +25,11 @@ use bellwether_schemas::{
     rows::{Read, Span},
     tables::ConsentRow,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
-/// Most characters of a proof: the text that was shown may be part of it.
-const MAX_PROOF: usize = 4_000;
 /// Most characters of a source.
 const MAX_SOURCE: usize = 63;
 
@@ -42,18 +40,21 @@ const MAX_SOURCE: usize = 63;
 pub struct Consent {
     /// When it was said, RFC 3339.
     pub at: String,
-    /// Channel; absent where it is about preferences.
+    /// Channel; absent where it is about a preference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
-    /// Category; `*` is the channel as a whole. Absent where it is about preferences.
+    /// Category; `*` is the channel as a whole. Absent where it is about a preference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
-    /// `given`, `refused`, `withdrawn` or `confirmed` (the address is the member's); `set` where it is about preferences.
+    /// `given`, `refused`, `withdrawn` or `confirmed` (the address is the member's); `set` where it is about a preference.
     pub state: String,
-    /// The preferences that changed (`locale`, `time_zone`, `quiet_hours`, `channels`), null where one was withdrawn.
+    /// The preference that changed: `locale`, `time_zone`, `quiet_hours` or `channels`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<String>,
+    /// What it was changed to; null where it was withdrawn.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "also_null")]
     #[schema(value_type = Option<Object>)]
-    pub preferences: Option<Value>,
+    pub value: Option<Value>,
     /// Who said so: a key's name, `import KEY`, `member by PROVIDER`, `provider NAME`.
     pub actor: String,
     /// By which way: `api`, `import`, `operator`, `link`, `merge`, a channel, or what the client called it.
@@ -192,7 +193,8 @@ impl Shared {
             profile::category("category", category)?;
             self.declared(caller.project(), "category", category)?;
         }
-        let proof = statement.proof.map(|proof| suppressions::words("proof", &proof, MAX_PROOF)).transpose()?;
+        let proof =
+            statement.proof.map(|proof| suppressions::words("proof", &proof, profile::MAX_PROOF)).transpose()?;
         let proof = proof.filter(|proof| !proof.is_empty());
         if proof.is_none() && action == MemberAction::OptIn {
             let remedy = "say what shows it: the form and the text that was shown, an IP address, a message, a file";
@@ -244,16 +246,22 @@ fn way(source: &str) -> Result<String, FieldError> {
     Ok(source)
 }
 
+/// Tells null from nothing.
+fn also_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
 impl Consent {
     pub(super) fn of(row: ConsentRow) -> Self {
-        let ConsentRow { channel, category, at, state, actor, source, address, proof, position, preferences, .. } = row;
-        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        let ConsentRow { channel, category, at, state, actor, source, address, proof, position, preference, .. } = row;
+        let (is_preference, category) = (preference.is_some(), Some(category));
         Self {
             at: at.to_string(),
-            channel: some(channel),
-            category: some(category),
+            channel: Some(channel).filter(|_| !is_preference),
+            category: category.clone().filter(|_| !is_preference),
             state,
-            preferences: preferences.and_then(|text| serde_json::from_str(&text).ok()),
+            preference: category.filter(|_| is_preference),
+            value: preference.and_then(|text| serde_json::from_str(&text).ok()),
             actor,
             source,
             address,

@@ -141,8 +141,8 @@ const fn hundred() -> usize {
 
 /// Imports members from CSV or JSON lines of any length.
 ///
-/// CSV columns: `id`, `email`, `phone`, `locale`, `time_zone`, `quiet_hours.from`, `quiet_hours.to`, `channels` (separated by spaces), `opt_ins.CHANNEL`, `attributes.NAME`, and
-/// `attributes` (a JSON object); an empty cell changes nothing. JSON lines: the fields of `PUT /v1/members/{id}` and `id`. Importing a
+/// CSV columns: `id`, `email`, `phone`, `locale`, `time_zone`, `quiet_hours.from`, `quiet_hours.to`, `channels` (separated by spaces), `opt_ins.CHANNEL`, `attributes.NAME`, `proof`, and
+/// `attributes` (a JSON object). `quiet_hours` need both ends; an empty cell changes nothing. JSON lines: the fields of `PUT /v1/members/{id}` and `id`. Importing a
 /// file again does no harm. Send the id of your choice in `Import-Id` to look at the progress meanwhile.
 #[utoipa::path(
     post, path = "/v1/members/import", tag = "members", security(("api_key" = ["members"])),
@@ -248,8 +248,8 @@ fn import_id(headers: &HeaderMap) -> Result<Uuid, Problem> {
 pub(super) trait Batch: Send + 'static {
     /// The columns of its rows.
     fn sheet(&self) -> &'static Sheet;
-    /// Checks a row and keeps it for [`Batch::flush`].
-    fn take(&mut self, fields: Map<String, Value>) -> Result<(), FieldError>;
+    /// Checks a row and keeps it for [`Batch::flush`]; `place` says where it stands.
+    fn take(&mut self, fields: Map<String, Value>, place: String) -> Result<(), FieldError>;
     /// Whether no more should be kept, however few rows they are.
     fn is_full(&self) -> bool {
         false
@@ -273,13 +273,15 @@ impl Batch for MemberBatch {
         &MEMBERS
     }
 
-    fn take(&mut self, fields: Map<String, Value>) -> Result<(), FieldError> {
-        let (id, fields) = rows::member(fields)?;
+    fn take(&mut self, fields: Map<String, Value>, place: String) -> Result<(), FieldError> {
+        let (id, mut fields) = rows::member(fields)?;
         profile::member_id(&id)?;
+        let proof = profile::proof(&mut fields)?.unwrap_or(place);
         let patch = profile::patch(fields, self.region.as_deref())?;
         self.shared.all_declared(self.caller.project(), &patch)?;
         let command = MemberCommand {
             actor: format!("import {}", self.caller.0.name),
+            proof: Some(proof),
             ..upsert_command(&self.caller, id, &patch, self.shared.now())?
         };
         let append = Append::of(&Record::Member(command))
@@ -356,7 +358,8 @@ impl<B: Batch> Import<B> {
         while let Some(row) = self.rows.next_row()? {
             self.row.read += 1;
             let ImportedRow { line, raw, read } = row;
-            match read.and_then(|fields| self.batch.take(fields)) {
+            let place = format!("import {}, line {line}", self.row.import);
+            match read.and_then(|fields| self.batch.take(fields, place)) {
                 Ok(()) => self.waiting += 1,
                 Err(error) => self.reject(line, raw, error),
             }

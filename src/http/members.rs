@@ -79,7 +79,7 @@ pub struct Member {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = std::collections::HashMap<String, Engagement>)]
     pub engagement: BTreeMap<Channel, Engagement>,
-    /// What was sent lately, as caps count it, the oldest first; where one member is read, of a project that has caps.
+    /// What was sent lately and caps may count, the oldest first; where one member is read, of a project that has caps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sent: Vec<SentLately>,
     /// RFC 3339.
@@ -112,9 +112,15 @@ pub struct MemberAddress {
     pub reason: String,
     /// RFC 3339.
     pub since: String,
+    /// When the member last wrote to us from it, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<String>,
+    /// When nobody was to be reached there, of late and in a row, RFC 3339; three within 30 days let it rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub misses: Vec<String>,
 }
 
-/// What last came of messages by a channel. Whatever is older than 90 days is forgotten.
+/// What last came of messages by a channel. All of it is forgotten 90 days after the last of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Engagement {
@@ -130,7 +136,7 @@ pub struct Engagement {
     /// When the member last followed a link of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_click: Option<String>,
-    /// When the member last showed themselves there: wrote, opened, clicked, or had a push shown by their browser or app.
+    /// When the member last showed themselves there: wrote, opened, clicked, or had a push delivered to their browser or app.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_online: Option<String>,
 }
@@ -181,7 +187,8 @@ pub struct Pending {
 #[derive(ToSchema)]
 #[allow(dead_code)] // For the OpenAPI document alone: the reader is `profile`.
 #[schema(example = json!({
-    "email": "anna@example.org", "time_zone": "Europe/Berlin", "quiet_hours": {"from": "21:00", "to": "09:00"}, "opt_ins": {"email": true}
+    "email": "anna@example.org", "time_zone": "Europe/Berlin", "quiet_hours": {"from": "21:00", "to": "09:00"}, "opt_ins": {"email": true},
+    "proof": "form `footer`, \"Send me the newsletter\", 203.0.113.7"
 }))]
 pub struct MemberPatch {
     /// E-mail address, without a display name.
@@ -211,6 +218,9 @@ pub struct MemberPatch {
     /// Merged by name; null removes one.
     #[schema(value_type = Object)]
     attributes: Option<Value>,
+    /// What shows that the member said so: the form and the text that was shown, an IP address, a message, a file. It is no part of the member,
+    /// but of each line that this adds to the ledger.
+    proof: Option<String>,
 }
 
 impl Member {
@@ -222,6 +232,8 @@ impl Member {
             state: a.state,
             reason: a.reason,
             since: a.since.to_string(),
+            heard: a.heard.map(|at| at.to_string()),
+            misses: a.misses.iter().map(ToString::to_string).collect(),
         };
         let addresses = profile.addresses.into_iter();
         Self {
@@ -255,9 +267,9 @@ impl Member {
         }
         sent.sort_by_key(|sent| (sent.at, sent.id));
         let heard = |channel| profile.addresses.get(&channel)?.iter().filter_map(|address| address.heard).max();
-        let engagement =
-            seen.iter().map(|(channel, seen)| (*channel, Engagement::new(*channel, seen, heard(*channel))));
-        let engagement = engagement.collect();
+        let known = Channel::ALL.into_iter().filter(|channel| seen.contains_key(channel) || heard(*channel).is_some());
+        let of = |channel| Engagement::new(channel, &seen.get(&channel).copied().unwrap_or_default(), heard(channel));
+        let engagement = known.map(|channel| (channel, of(channel))).collect();
         let lately = |Sent { id: notification, at, channel, category }: Sent| SentLately {
             at: at.to_string(),
             channel,
@@ -321,17 +333,18 @@ pub async fn upsert(
     caller.require(Scope::Members)?;
     profile::member_id(&id)?;
     let body = shared.read(&headers, body, shared.api.limits.body_bytes).await?;
-    let fields: Map<String, Value> = serde_json::from_slice(&body).map_err(|error| {
+    let mut fields: Map<String, Value> = serde_json::from_slice(&body).map_err(|error| {
         Problem::malformed(
             "body",
             format!("the body is not a JSON object: {error}"),
             "send an object of the member's fields",
         )
     })?;
+    let proof = profile::proof(&mut fields)?;
     let patch = profile::patch(fields, shared.default_region(caller.project()).as_deref())?;
     shared.all_declared(caller.project(), &patch)?;
     let existed = shared.profile(caller.project(), &id).await?.is_some();
-    let command = upsert_command(&caller, id.clone(), &patch, shared.now())?;
+    let command = MemberCommand { proof, ..upsert_command(&caller, id.clone(), &patch, shared.now())? };
     let offset = shared.command(command).await?;
     let applied = |profile: &Option<Profile>| profile.as_ref().is_some_and(|p| p.applied >= offset);
     Ok(match shared.wait_for(caller.project(), &id, applied).await? {

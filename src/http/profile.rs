@@ -1,7 +1,7 @@
 //! What a client says of a member, checked field by field and brought into normal form: a [`Patch`].
 //! Pure: the same rules serve `PUT /v1/members/{id}` and every row of an import.
 
-use super::problem::FieldError;
+use super::{problem::FieldError, suppressions::words};
 use bellwether_connectors::channels::web_push::{Hosts, Subscription};
 use bellwether_processors::{definitions::name_problem, hours, members::MAX_ADDRESSES};
 use bellwether_schemas::{
@@ -20,6 +20,9 @@ pub const MAX_ID_BYTES: usize = bellwether_connectors::events::MAX_SUBJECT_BYTES
 pub const MAX_EMAIL_BYTES: usize = 254;
 /// Most bytes of the attributes, as JSON.
 pub const MAX_ATTRIBUTES_BYTES: usize = 32 * 1_024;
+
+/// Most characters of a proof: the text that was shown may be part of it.
+pub(super) const MAX_PROOF: usize = 4_000;
 
 /// Most bytes of an app's token; those of today have less than 300.
 pub const MAX_TOKEN_BYTES: usize = 4_096;
@@ -69,6 +72,16 @@ pub fn member_id(id: &str) -> Result<(), FieldError> {
         return Err(FieldError::new("id", "is a dot segment, which no URL can carry (RFC 3986 section 5.2.4)", remedy));
     }
     Ok(())
+}
+
+/// Takes out of a member's fields what shows that the member said what the others say: the form, a file, an IP address.
+///
+/// # Errors
+/// It is no text, or too long.
+pub fn proof(fields: &mut Map<String, Value>) -> Result<Option<String>, FieldError> {
+    let given = fields.remove("proof").map_or(Ok(None), |value| text("proof", value))?;
+    let given = given.map(|given| words("proof", &given, MAX_PROOF)).transpose()?;
+    Ok(given.filter(|given| !given.is_empty()))
 }
 
 /// Checks a JSON object of fields: absent stays, null goes. `region` (ISO 3166-1 alpha-2) reads phones without a country code.

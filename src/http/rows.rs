@@ -37,7 +37,7 @@ pub struct Sheet {
 pub const MEMBERS: Sheet = Sheet {
     column: of_member,
     needed: &["id"],
-    remedy: "name the columns id, email, phone, whatsapp, telegram, app_push, webhook, locale, time_zone, quiet_hours.from, quiet_hours.to, channels, opt_ins.CHANNEL, attributes.NAME, attributes",
+    remedy: "name the columns id, email, phone, whatsapp, telegram, app_push, webhook, locale, time_zone, quiet_hours.from, quiet_hours.to, channels, opt_ins.CHANNEL, attributes.NAME, attributes, proof",
 };
 
 /// Suppressions, as their export writes them.
@@ -306,8 +306,8 @@ fn header(sheet: &Sheet, fields: Vec<Vec<u8>>) -> Result<Vec<Column>, FieldError
 }
 
 fn of_member(name: &str) -> Option<Column> {
-    const TEXTS: [&str; 9] =
-        ["id", "email", "phone", "whatsapp", "telegram", "app_push", "webhook", "locale", "time_zone"];
+    const TEXTS: [&str; 10] =
+        ["id", "email", "phone", "whatsapp", "telegram", "app_push", "webhook", "locale", "time_zone", "proof"];
     Some(match name {
         "client_user_id" => Column::Text("id"),
         "channels" => Column::Channels,

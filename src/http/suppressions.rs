@@ -327,7 +327,7 @@ impl Batch for SuppressionBatch {
         &SUPPRESSIONS
     }
 
-    fn take(&mut self, mut fields: Map<String, Value>) -> Result<(), FieldError> {
+    fn take(&mut self, mut fields: Map<String, Value>, _: String) -> Result<(), FieldError> {
         let mut text = |name: &str| match fields.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),

@@ -228,15 +228,28 @@ async fn a_member_is_created_changed_read_and_removed() {
 }
 
 #[tokio::test]
+async fn a_member_is_written_with_what_shows_it() {
+    let house = House::new().await;
+    let said = json!({"opt_ins": {"email": true}, "proof": " form `footer` "});
+    let answer = house.put("/v1/members/anna", &said).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    house.put("/v1/members/anna", &json!({"opt_ins": {"email": true}, "proof": ""})).await;
+    house.put("/v1/members/anna", &json!({"proof": 7})).await.problem(422, "proof");
+    house.put("/v1/members/anna", &json!({"proof": "x".repeat(4_001)})).await.problem(422, "proof");
+    let csv = "id,opt_ins.email,proof\nbert,true,\ncleo,true,\"stall, 3 May\"\n";
+    let import = house.call(Method::POST, "/v1/members/import", "members", &[("content-type", "text/csv")], csv).await;
+    let place = format!("import {}, line 2", import.body["import"].as_str().unwrap());
+    let commands: Vec<MemberCommand> = house.log.decoded(Topic::Members);
+    let proofs: Vec<_> = commands.iter().map(|command| command.proof.as_deref()).collect();
+    assert_eq!(proofs, [Some("form `footer`"), None, Some(place.as_str()), Some("stall, 3 May")]);
+}
+
+#[tokio::test]
 async fn a_member_is_read_as_routing_sees_them() {
     let house = House::new().await;
     let heard = Timestamp(NOW.0 + 5_000);
     let at = |seconds: i64| Timestamp(NOW.0 + seconds * 1_000);
     let address = |text: &str| Address { heard: Some(heard), ..Address::active(text.into(), NOW) };
-    let addresses = [(Channel::Sms, vec![address("+4915112345678")])].into();
-    house
-        .store
-        .put(Profile { addresses, created_at: NOW, updated_at: NOW, ..Profile::default() }.into_row("shop", "anna"));
     let kept = |kind: &str, id: &str, value: Value| {
         house.store.put(MemberRow { decision: Some(value.to_string()), ..MemberRow::empty("shop", "anna", kind, id) });
     };
@@ -248,13 +261,20 @@ async fn a_member_is_read_as_routing_sees_them() {
     kept(SENT, "bulk", json!([sent(at(3), "sms")]));
     kept(SENT, "transactional", json!([sent(at(1), "email")]));
     kept(CLAIM, &notification.to_string(), json!({}));
+    let missed = Address { misses: vec![at(4)], heard: Some(at(2)), ..Address::active("12".into(), NOW) };
+    let addresses = [(Channel::Telegram, vec![missed]), (Channel::Sms, vec![address("+4915112345678")])].into();
+    let profile = Profile { addresses, created_at: NOW, updated_at: NOW, ..Profile::default() };
+    house.store.put(profile.into_row("shop", "anna"));
     let read = house.get("/v1/members/anna").await.body;
     assert_eq!(read["id"], "anna", "{read}");
     let text = |seconds| at(seconds).to_string();
     let engagement = json!({
         "sms": {"last_sent": text(1), "last_delivered": text(2), "last_online": text(5)},
         "web_push": {"last_sent": text(1), "last_delivered": text(9), "last_click": text(3), "last_online": text(9)},
+        "telegram": {"last_online": text(2)},
     });
+    let telegram = json!({"address": "12", "state": "active", "since": text(0), "heard": text(2), "misses": [text(4)]});
+    assert_eq!(read["addresses"]["telegram"], json!([telegram]));
     assert_eq!(read["engagement"], engagement);
     let sent = |seconds, channel: &str| json!({"at": text(seconds), "channel": channel, "category": "marketing", "notification": notification});
     assert_eq!(read["sent"], json!([sent(1, "email"), sent(3, "sms")]));
@@ -316,22 +336,22 @@ async fn consent_is_said_with_its_proof_and_the_ledger_is_listed() {
     house.put("/v1/members/anna", &unknown).await.problem(422, "opt_ins.email.marketeering");
     assert_eq!(house.log.appended(Topic::Members).len(), 3);
 
-    for (applied, category) in [(7, "*"), (7, "marketing"), (8, ""), (9, "*")] {
-        let preferences = category.is_empty().then(|| r#"{"locale":"es","channels":null}"#.to_owned());
+    for (applied, category) in [(7, "*"), (7, "marketing"), (8, "locale"), (9, "*")] {
+        let preference = (category == "locale").then(|| "null".to_owned());
         house.store.put(ConsentRow {
             project: "shop".into(),
             member: "anna".into(),
             applied,
-            channel: if category.is_empty() { "" } else { "email" }.into(),
+            channel: if preference.is_some() { "" } else { "email" }.into(),
             category: category.into(),
             at: NOW,
-            state: if category.is_empty() { "set" } else { "given" }.into(),
+            state: if preference.is_some() { "set" } else { "given" }.into(),
             actor: "shop".into(),
             source: "api".into(),
             address: None,
-            proof: (!category.is_empty()).then(|| "form `footer`".into()),
+            proof: preference.is_none().then(|| "form `footer`".into()),
             position: format!("members/0/{applied}"),
-            preferences,
+            preference,
         });
     }
     let page = house.get(&format!("{path}?limit=2")).await;
@@ -341,7 +361,7 @@ async fn consent_is_said_with_its_proof_and_the_ledger_is_listed() {
     let rest = house.get(&format!("{path}?cursor={}", page.body["next"].as_str().unwrap())).await;
     assert_eq!((&rest.body["consents"][1]["position"], &rest.body["next"]), (&json!("members/0/9"), &Value::Null));
     assert_eq!(rest.body["consents"].as_array().unwrap().len(), 2);
-    let preferred = json!({"at": NOW.to_string(), "state": "set", "preferences": {"locale": "es", "channels": null},
+    let preferred = json!({"at": NOW.to_string(), "state": "set", "preference": "locale", "value": null,
         "actor": "shop", "source": "api", "position": "members/0/8"});
     assert_eq!(rest.body["consents"][0], preferred);
     let from = house.get(&format!("{path}?limit=3")).await.body["next"].as_str().unwrap().to_owned();
@@ -403,7 +423,7 @@ async fn a_member_is_exported_whole_and_erased() {
         address: None,
         proof: Some("form `footer`".into()),
         position: "members/0/7".into(),
-        preferences: None,
+        preference: None,
     });
     let export = house.get("/v1/members/anna/export").await;
     assert_eq!(export.status, 200, "{}", export.body);

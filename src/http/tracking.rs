@@ -353,7 +353,7 @@ mod tests {
         document["project"]["tracking"] = settings.clone();
         document["project"]["categories"] = categories();
         assert_eq!(house.put("/v1/definitions", &document).await.status, 200);
-        let tracker = Tracker::new("shop", &serde_json::from_value::<Tracking>(settings).unwrap()).unwrap();
+        let tracker = Tracker::new("shop", &serde_json::from_value::<Tracking>(settings).unwrap(), []).unwrap();
         let path = move |purpose| {
             // The key is fetched once a version: it must be there for as long as nothing was asked.
             let _ = &folder;

@@ -57,7 +57,7 @@ impl<'t> Links<'t> {
     /// The same content with what leads through us.
     #[must_use]
     pub fn track(&self, content: Content, lane: Lane) -> Content {
-        let Tracking { opens, clicks, channels, unsubscribe: lanes, .. } = &self.tracker.settings;
+        let Tracking { opens, clicks, channels, .. } = &self.tracker.settings;
         let (opens, clicks) = if channels.contains(&self.link.channel) { (*opens, *clicks) } else { (false, false) };
         let click = |target: &str| if clicks { self.click(target) } else { None };
         let pressed = |button: Button| Button { url: button.url.map(|url| click(&url).unwrap_or(url)), ..button };
@@ -68,7 +68,8 @@ impl<'t> Links<'t> {
                     Some(pixel) => with_pixel(&html, pixel),
                     None => html,
                 });
-                let unsubscribe = if lanes.contains(&lane) { self.url(Purpose::Unsubscribe) } else { None };
+                let is_offered = self.tracker.offers_one_click(lane, &self.link.reference.template);
+                let unsubscribe = if is_offered { self.url(Purpose::Unsubscribe) } else { None };
                 Content::Email(Email { html, unsubscribe, ..email })
             }
             Content::Text { body } => Content::Text { body: rewrite_text(&body, click) },
@@ -118,7 +119,7 @@ mod tests {
         std::fs::write(&key, "a secret of enough length\n").unwrap();
         let mut settings = json!({"base_url": "https://l.example/", "key": Secret::File(key)});
         settings.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        Tracker::new("shop", &serde_json::from_value(settings).unwrap()).unwrap()
+        Tracker::new("shop", &serde_json::from_value(settings).unwrap(), ["offer"]).unwrap()
     }
 
     fn delivery(channel: Channel) -> Delivery {
@@ -240,6 +241,21 @@ mod tests {
         for (lane, offered) in [(Lane::Bulk, Some(url)), (Lane::Transactional, None)] {
             let Content::Email(email) = links.track(Content::Email(Email::default()), lane) else { panic!() };
             assert_eq!(email.unsubscribe, offered);
+        }
+    }
+
+    #[test]
+    fn what_needs_an_opt_in_offers_one_click_in_every_lane_unless_none_does() {
+        use Lane::{Bulk, Transactional};
+        for (change, lane, template, is_offered) in [
+            (json!({}), Bulk, "order", true),
+            (json!({}), Transactional, "order", false),
+            (json!({}), Transactional, "offer", true),
+            (json!({"unsubscribe": ["transactional"]}), Bulk, "offer", true),
+            (json!({"unsubscribe": ["transactional"]}), Bulk, "order", false),
+            (json!({"unsubscribe": []}), Bulk, "offer", false),
+        ] {
+            assert_eq!(tracker(change.clone()).offers_one_click(lane, template), is_offered, "{change} {template}");
         }
     }
 }

@@ -180,7 +180,7 @@ impl Stage for TrackStage {
     }
 }
 
-/// `scheduled` → store → target topic.
+/// `scheduled.*` → store → target topic.
 #[derive(Debug)]
 pub struct ScheduleStage;
 
@@ -189,7 +189,7 @@ impl Stage for ScheduleStage {
     type P = Schedule;
     const TICK: Option<Duration> = Some(Duration::from_millis(250));
     fn topics(&self) -> Vec<Topic> {
-        vec![Topic::Scheduled]
+        Lane::ALL.map(Topic::Scheduled).to_vec()
     }
     fn processor(&self) -> Schedule {
         Schedule

@@ -142,7 +142,7 @@ impl<S: Stage> Worker<S> {
         Ok(())
     }
 
-    /// One batch, or one change of assignment, or one tick.
+    /// One batch or one change of assignment, and before it one tick.
     ///
     /// # Errors
     /// See [`Worker::run`].
@@ -153,17 +153,17 @@ impl<S: Stage> Worker<S> {
             let again = std::mem::take(&mut self.unanswered);
             self.commit(again).await?;
         }
-        if let Some(worked) = self.tick().await? {
-            return Ok(worked);
-        }
+        // What is due may be more than a tick takes. What comes meanwhile is not to wait for all of it, so a poll follows each tick.
+        let ticked = self.tick().await?;
+        let wait = if ticked == Step::Worked { Duration::ZERO } else { wait };
         let stop = self.context.stop.clone();
         let polled = tokio::select! {
             biased;
-            () = stop.cancelled() => return Ok(Step::Idle),
+            () = stop.cancelled() => return Ok(ticked),
             polled = self.consumer.poll(self.context.batch, wait) => polled,
         };
         match polled {
-            Ok(Polled::Records(records)) if records.is_empty() => Ok(Step::Idle),
+            Ok(Polled::Records(records)) if records.is_empty() => Ok(ticked),
             Ok(Polled::Records(records)) => {
                 let begun = std::time::Instant::now();
                 let count = records.len();
@@ -190,17 +190,17 @@ impl<S: Stage> Worker<S> {
             Err(error) if error.is_transient() => {
                 tracing::warn!(processor = S::P::NAME, %error, "poll failed; polling again");
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                Ok(Step::Idle)
+                Ok(ticked)
             }
             Err(error) => Err(error.into()),
         }
     }
 
     /// Gives every owned partition its tick, when it is time.
-    async fn tick(&mut self) -> Result<Option<Step>, Fatal> {
+    async fn tick(&mut self) -> Result<Step, Fatal> {
         let now = self.context.clock.now();
         if S::TICK.is_none_or(|every| now.since(self.ticked) < every) {
-            return Ok(None);
+            return Ok(Step::Idle);
         }
         let mut inputs = Vec::new();
         for (at, offset) in &self.owned {
@@ -215,8 +215,7 @@ impl<S: Stage> Worker<S> {
             self.ticked = now;
         }
         self.perform(decided).await?;
-        // A tick that did nothing does not count as a step: the poll that follows does the waiting.
-        Ok(worked.then_some(Step::Worked))
+        Ok(if worked { Step::Worked } else { Step::Idle })
     }
 
     async fn batch(&mut self, records: Vec<LogRecord>) -> Result<(), Fatal> {

@@ -17,8 +17,12 @@ use bellwether::{
     runtime::{clock::Clock, sinks::Sinks},
     serve::{Instance, Role, groups, lag},
 };
-use bellwether_connectors::channels::{smtp, twilio};
-use bellwether_schemas::{Topic, rows::Row, tables::ScheduleCursorRow};
+use bellwether_connectors::{
+    channels::{smtp, twilio},
+    log::TopicPartition,
+};
+use bellwether_processors::schedule::shard;
+use bellwether_schemas::{Lane, Position, Topic, rows::Row, tables::ScheduleCursorRow};
 use checker::{Breach, CapRule, Consent, FlowRule, Line, Message, Per, Person, Rules, violations};
 use futures::{StreamExt as _, future::join_all, stream};
 use jiff::{
@@ -299,8 +303,12 @@ impl Month {
             return false;
         }
         // What was due is on its topic: the schedule has passed this moment.
-        let Ok(shards) = log.bounds(Topic::Scheduled).await else { return false };
-        let cursors: Vec<_> = shards.iter().map(|b| ScheduleCursorRow::read_one(i64::from(b.at.partition))).collect();
+        let mut cursors = Vec::new();
+        for topic in Lane::ALL.map(Topic::Scheduled) {
+            let Ok(bounds) = log.bounds(topic).await else { return false };
+            let at = |at: TopicPartition| Position { topic, partition: at.partition, offset: 0 };
+            cursors.extend(bounds.into_iter().map(|bounds| ScheduleCursorRow::read_one(shard(at(bounds.at)))));
+        }
         let Ok(rows) = store.read(&cursors).await else { return false };
         let behind = |cells| ScheduleCursorRow::from_cells(cells).unwrap().due.0 < self.now();
         if rows.into_iter().flatten().any(behind) {
@@ -414,7 +422,7 @@ impl Month {
         assert!(page["next"].is_null(), "m{n} said more than a page holds");
         let text = |line: &Value, field: &str| line[field].as_str().unwrap().to_owned();
         let lines = page["consents"].as_array().unwrap().iter();
-        let consent = lines.filter(|line| line.get("preferences").is_none());
+        let consent = lines.filter(|line| line.get("preference").is_none());
         consent
             .map(|line| Line {
                 at: text(line, "at").parse::<Timestamp>().unwrap().as_millisecond(),

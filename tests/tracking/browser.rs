@@ -78,11 +78,23 @@ async fn a_browser_subscribes_is_shown_a_push_reports_it_and_renews() {
     house.instance.stop().await.unwrap();
 }
 
+/// The links in the letter to an address, as `member.mjs` names them.
+async fn links_to(house: &House, smtp: &SmtpReceiver, address: &str) -> Value {
+    let letter = || smtp.messages().into_iter().find(|mail| *mail.taken.recipient == *address);
+    let mail = until(&format!("the letter to {address}"), async || letter()).await;
+    let text = MessageParser::default().parse(&mail.text).unwrap().body_text(0).unwrap().into_owned();
+    let link = |purpose: &str| {
+        let begins = format!("{}/t/shop/{purpose}/", house.base);
+        text.split_whitespace().find(|word| word.starts_with(&begins)).unwrap_or_else(|| panic!("{begins} in {text}"))
+    };
+    json!({"confirm": link("v"), "preferences": link("p"), "unsubscribe": link("u")})
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_confirms_an_address_and_chooses_what_comes() {
     let house = House::start().await;
     let smtp = SmtpReceiver::start(([127, 0, 0, 1], 0).into(), SmtpOptions::default()).await.unwrap();
-    let text = "Is it yours? {{ confirm_url }}\nWhat you get: {{ preferences_url }}";
+    let text = "Is it yours? {{ confirm_url }}\nWhat you get: {{ preferences_url }}\nNo more: {{ unsubscribe_url }}";
     let title = |en: &str, es: &str| json!({"en": en, "es": es});
     house
         .apply(&json!({
@@ -101,16 +113,15 @@ async fn a_member_confirms_an_address_and_chooses_what_comes() {
                 "notify": {"template": "confirm", "lane": "transactional"}}},
         }))
         .await;
-    let profile = json!({"email": "ana@example.org", "phone": "+34600111222", "opt_ins": {"email": {"news": true}}});
-    assert_eq!(house.call(Method::PUT, "/v1/members/ana", &profile).await.0, 201);
-
-    let raw = until("the letter", async || smtp.messages().first().map(|mail| mail.text.clone())).await;
-    let text = MessageParser::default().parse(&raw).unwrap().body_text(0).unwrap().into_owned();
-    let link = |purpose: &str| {
-        let begins = format!("{}/t/shop/{purpose}/", house.base);
-        text.split_whitespace().find(|word| word.starts_with(&begins)).unwrap_or_else(|| panic!("{begins} in {text}"))
-    };
-    let asked = json!({"api": house.base, "key": house.key, "confirm": link("v"), "preferences": link("p")});
+    // Neither has a locale: the pages are in the language of the browser.
+    let mut links = json!({});
+    for (member, phone) in [("ana", "+34600111222"), ("eva", "+34600111333")] {
+        let address = format!("{member}@example.org");
+        let profile = json!({"email": address, "phone": phone, "opt_ins": {"email": {"news": true}}});
+        assert_eq!(house.call(Method::PUT, &format!("/v1/members/{member}"), &profile).await.0, 201);
+        links[member] = links_to(&house, &smtp, &address).await;
+    }
+    let asked = json!({"api": house.base, "key": house.key, "links": links});
     drive("member.mjs", asked).await;
     house.instance.stop().await.unwrap();
 }

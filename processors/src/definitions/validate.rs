@@ -428,7 +428,7 @@ fn sample_member(document: &Definitions, path: &str, member: &serde_json::Map<St
 fn templates(document: &Definitions, findings: &mut Findings) -> Content {
     let parts = Parts::of(document);
     check_parts(document, &parts, findings);
-    let mut content = Content::new(&document.project.default_locale);
+    let mut content = Content::new(&document.project.default_locale, zone_name(document));
     if document.project.tracking.is_some() {
         content.offer_links();
     }
@@ -1113,9 +1113,13 @@ fn holds(
     }
 }
 
+fn zone_name(document: &Definitions) -> &str {
+    document.project.time_zone.as_deref().unwrap_or("UTC")
+}
+
 /// The zone of members who have none of their own.
 fn zone(document: &Definitions, findings: &mut Findings) -> TimeZone {
-    let name = document.project.time_zone.as_deref().unwrap_or("UTC");
+    let name = zone_name(document);
     hours::zone(name).unwrap_or_else(|| {
         let remedy = "use an IANA name, such as `Europe/Madrid`";
         findings.add("project.time_zone", format!("`{name}` is no time zone"), remedy);

@@ -88,10 +88,13 @@ pub async fn save(
         return answer(StatusCode::OK, page::preferences(language, &project, &choices, &night, None));
     }
     let (of_night, of_boxes): (Vec<_>, Vec<_>) = form.into_iter().partition(|(field, _)| Night::has(field));
-    let wishes = choices.read(&of_boxes).and_then(|wish| Ok((wish, night.read(&of_night)?)));
-    let (wish, asked) = match wishes {
-        // Who presses the button that ends all says nothing of hours.
-        Ok((wish, asked)) => (wish.clone(), asked.filter(|_| wish != Wish::Leave)),
+    // Who presses the button that ends all says nothing of hours, whatever stands there.
+    let read = choices.read(&of_boxes).and_then(|wish| match wish {
+        Wish::Leave => Ok((wish, None)),
+        Wish::Save(_) => Ok((wish, night.read(&of_night)?)),
+    });
+    let (wish, asked) = match read {
+        Ok(read) => read,
         Err(Misfit(field)) => {
             shared.api.observer.tracked(Purpose::Preferences, Tracked::Refused);
             return answer(StatusCode::BAD_REQUEST, page::out_of_date(language, &field));
@@ -272,7 +275,7 @@ mod tests {
         let proof = "preference page, en: Do not disturb me between these times: 21:30-08:00";
         assert_eq!((command.actor.as_str(), command.proof.as_deref()), ("member via preference_page", Some(proof)));
         // Who ends everything is asked for no hours, and hours that are none change nothing.
-        let leave = form("off", "21%3A30", "&is.night=on").replace("do=save", "do=leave");
+        let leave = form("off", "late", "&is.night=on").replace("do=save", "do=leave");
         assert_eq!(post(&house, &path, &leave).await.status, 200);
         assert_eq!(commands(&house).iter().filter(|command| command.action == MemberAction::Prefer).count(), 1);
         let before = commands(&house).len();

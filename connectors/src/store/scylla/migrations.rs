@@ -240,7 +240,9 @@ impl Schema {
         const COLUMN: &str =
             "SELECT type FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ? AND column_name = ?";
         let Some((table, column)) = added(statement) else { return false };
-        let found = self.session.query_unpaged(COLUMN, (keyspace, table, column)).await;
+        let mut asked = Statement::new(COLUMN);
+        asked.set_load_balancing_policy(Some(Arc::clone(&self.node)));
+        let found = self.session.query_unpaged(asked, (keyspace, table, column)).await;
         found.is_ok_and(|found| found.into_rows_result().is_ok_and(|rows| rows.rows_num() > 0))
     }
 }

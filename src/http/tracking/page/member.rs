@@ -95,7 +95,7 @@ fn times(language: Language, night: &Night) -> String {
         (escaped(&night.shown()), escaped(&night.zone), if night.is_on { " checked" } else { "" });
     let asked = do_not_disturb(language);
     let time = |label: &str, name: &str, value: &str| {
-        format!(r#"<label>{label} <input type="time" name="{name}" value="{}" required></label>"#, escaped(value))
+        format!(r#"<label>{label} <input type="time" name="{name}" value="{}"></label>"#, escaped(value))
     };
     let times = time(from, night::FROM, &night.from) + &time(to, night::TO, &night.to);
     format!(
@@ -290,8 +290,8 @@ mod tests {
             "<fieldset><legend>Quiet hours</legend><input type=\"hidden\" name=\"was.night\" value=\"22:00-08:00\">\
              <label><input type=\"checkbox\" name=\"is.night\" value=\"on\" checked><span>Do not disturb me between these times\
              <small>What can wait comes afterwards. Time zone: Europe/&lt;Madrid&gt;</small></span></label>\
-             <div class=\"times\"><label>From <input type=\"time\" name=\"is.night.from\" value=\"22:00\" required></label>\
-             <label>To <input type=\"time\" name=\"is.night.to\" value=\"08:00\" required></label></div></fieldset>"
+             <div class=\"times\"><label>From <input type=\"time\" name=\"is.night.from\" value=\"22:00\"></label>\
+             <label>To <input type=\"time\" name=\"is.night.to\" value=\"08:00\"></label></div></fieldset>"
         );
         let none = times(Language::En, &Night { is_on: false, ..night() });
         assert!(none.contains(r#"name="was.night" value="off""#) && !none.contains("checked"), "{none}");
