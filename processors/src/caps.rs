@@ -7,7 +7,7 @@ use bellwether_schemas::{
 };
 use jiff::{ToSpan as _, tz::TimeZone};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 /// Most that a cap may allow: all that it counts is kept in one row of the member's.
 pub const MOST: u32 = 200;
@@ -19,7 +19,7 @@ const MAX_ENTRIES: usize = 1_000;
 /// A message that the member was sent, or is about to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
-    /// Which, so that none counts twice.
+    /// Which, so that none counts twice: it may have been tried by several channels.
     pub id: NotificationId,
     /// When it was decided.
     pub at: Timestamp,
@@ -43,7 +43,7 @@ impl History {
         now: Timestamp,
     ) {
         let oldest = Timestamp(now.0 - i64::from(LONGEST_HOURS) * 3_600_000);
-        self.0.retain(|known| known.at >= oldest && known.id != sent.id);
+        self.0.retain(|known| known.at >= oldest && (known.id, known.channel) != (sent.id, sent.channel));
         self.0.push(sent);
         while self.0.len() > MAX_ENTRIES {
             let is_counted =
@@ -93,7 +93,11 @@ pub fn look<'a>(
         let begins = begin(cap, zone, now);
         // Also what another clock, which was ahead of ours, says was sent after now.
         let counted = |sent: &&Sent| counts(cap, sent.channel, &sent.category) && sent.at >= begins;
-        let mut times: Vec<Timestamp> = history.0.iter().filter(counted).map(|sent| sent.at).collect();
+        let mut tries: Vec<_> = history.0.iter().filter(counted).map(|sent| (sent.id, Reverse(sent.at))).collect();
+        // A notification that several channels tried is one message, as of its last try.
+        tries.sort_unstable();
+        tries.dedup_by_key(|(id, _)| *id);
+        let mut times: Vec<Timestamp> = tries.into_iter().map(|(_, Reverse(at))| at).collect();
         let used = u32::try_from(times.len()).unwrap_or(u32::MAX);
         let most = allowed(cap, candidate.priority);
         (used >= most).then(|| {
@@ -161,7 +165,7 @@ mod tests {
     use jiff::civil::Date;
     use proptest::prelude::*;
     use rand::{SeedableRng as _, rngs::SmallRng};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     const HOUR: i64 = 3_600_000;
     /// 2026-06-01, a Monday, 12:00 UTC.
@@ -288,8 +292,12 @@ mod tests {
                     caps.insert(name.to_owned(), Cap { channels, categories, keep, ..cap(most, per) });
                 }
                 let (mut history, mut now) = (History::default(), NOW.0 + random.random_range(0..400) * 24 * HOUR);
-                let mut sent: Vec<(i64, Date, (i16, i8), Channel, &str)> = Vec::new();
+                // At, day and week; channel and category; and of which message it is a try.
+                let mut sent: Vec<(i64, Date, (i16, i8), Channel, &str, usize)> = Vec::new();
+                let mut message = 0;
                 for offer in 0..random.random_range(2..=12) {
+                    // A quarter of them are further tries of the message before, by another channel.
+                    message += usize::from(random.random_range(0..4) != 0);
                     now += random.random_range(-HOUR / 10..10 * HOUR);
                     let (channel, category) =
                         (CHANNELS[random.random_range(0..3)], CATEGORIES[random.random_range(0..3)]);
@@ -301,7 +309,7 @@ mod tests {
                             (cap.channels.is_empty() || cap.channels.contains(&channel))
                                 && cap.categories.iter().any(|its| its == category)
                         };
-                        let used = sent.iter().filter(|(at, on, in_week, by, of)| {
+                        let used = sent.iter().filter(|(at, on, in_week, by, of, _)| {
                             let is_lately = match cap.per {
                                 Per::Hours(hours) => now - at < i64::from(hours) * HOUR,
                                 Per::Day => *on >= date,
@@ -310,7 +318,8 @@ mod tests {
                             is_lately && is_its(*by, of)
                         });
                         let kept = if cap.keep.is_empty() || priority >= 5 { 0 } else { 1 };
-                        let (used, most) = (used.count() as u32, cap.most.saturating_sub(kept));
+                        let messages: BTreeSet<usize> = used.map(|(.., message)| *message).collect();
+                        let (used, most) = (messages.len() as u32, cap.most.saturating_sub(kept));
                         (is_its(channel, category) && used >= most).then_some((name.as_str(), used, most))
                     });
                     let candidate = Candidate { channel, category, priority };
@@ -318,10 +327,11 @@ mod tests {
                     let found = full.map(|full| (full.name, full.used, full.most));
                     assert_eq!(found, expected, "seed {seed}, history {n}, offer {offer}: {caps:?}, {history:?}");
                     if expected.is_none() {
-                        let id = NotificationId(uuid_of(offer));
+                        let id = NotificationId(uuid_of(message));
                         let one = Sent { id, at: Timestamp(now), channel, category: category.into() };
                         history.enter(one, &caps, Timestamp(now));
-                        sent.push((now, date, week, channel, category));
+                        sent.retain(|(.., by, _, of)| (*by, *of) != (channel, message));
+                        sent.push((now, date, week, channel, category, message));
                     }
                 }
             }

@@ -188,7 +188,17 @@ fn a_message_counts_once_however_many_channels_try_it() {
     let row = MemberRow::from_cells(world.store.read(&read, world.now).remove(0)).unwrap();
     let history: History = row.kept().unwrap();
     let sent: Vec<_> = history.0.iter().map(|sent| (sent.id, sent.channel)).collect();
-    assert_eq!(sent, [(notification(1).id, Channel::Sms)]);
+    assert_eq!(sent, [(notification(1).id, Channel::Email), (notification(1).id, Channel::Sms)]);
+}
+
+#[test]
+fn a_cap_of_a_channel_counts_a_try_that_another_channel_followed() {
+    let caps = json!({"letters": {"most": 1, "per": "day", "categories": ["transactional"], "channels": ["email"]}});
+    let mut world = World::new(compiled(caps).unwrap(), &[Channel::Email, Channel::Sms]);
+    run(&mut world, &[Do::Wait(TURN)]);
+    assert_eq!(world.told(), [(Outcome::Routed, Some(Channel::Email)), (Outcome::Routed, Some(Channel::Sms))]);
+    world.notify(notification(2));
+    assert_eq!(world.told().last(), Some(&(Outcome::Routed, Some(Channel::Sms))), "the day's letter was sent");
 }
 
 #[test]
